@@ -1,0 +1,77 @@
+/**
+ * The disk: the flat byte range that users see. This is the only place where mapping becomes bytes: one read
+ * loop over extents, for every format.
+ */
+
+import { EIO, ENXIO, type Moved } from '../base/errno.ts';
+import type { ByteCount, GuestOffset, HostOffset } from '../base/units.ts';
+import type { Translator } from '../image/driver.ts';
+import { DATA, Extent } from '../image/extent.ts';
+import type { BlockSource } from '../source/block-source.ts';
+
+export class Disk {
+  readonly size: ByteCount;
+  readonly #translator: Translator;
+  readonly #source: BlockSource;
+  readonly #extent = new Extent();
+
+  constructor(size: ByteCount, translator: Translator, source: BlockSource) {
+    this.size = size;
+    this.#translator = translator;
+    this.#source = source;
+  }
+
+  /**
+   * Reads up to `length` bytes of the disk at `at` into target[start…]. Short only at the end of the disk;
+   * -errno if any part of the range cannot be read. `start + length` is within `target`.
+   */
+  read(target: Uint8Array, start: number, length: ByteCount, at: GuestOffset): Moved {
+    const wanted = Math.min(length, this.size - at);
+    if (wanted <= 0) return 0;
+    const extent = this.#extent;
+    let done = 0;
+    while (done < wanted) {
+      const status = this.#translator.locate((at + done) as GuestOffset, wanted - done, extent);
+      if (status < 0) return status;
+      const count = Math.min(extent.length, wanted - done);
+      if (extent.kind === DATA) {
+        const moved = this.#source.readAt(target, start + done, count, extent.host);
+        if (moved < 0) return moved;
+        if (moved < count) return -EIO;
+      } else {
+        target.fill(0, start + done, start + done + count);
+      }
+      done += count;
+    }
+    return wanted;
+  }
+
+  /**
+   * lseek(2) SEEK_DATA and SEEK_HOLE: the first offset at or after `at` that holds data (or no data), true to
+   * the image's allocation and to holes of the source inside it. The end of the disk is a hole. -ENXIO at or
+   * past the end, and where no data follows.
+   */
+  seek(at: GuestOffset, whence: 'data' | 'hole'): Moved {
+    if (at >= this.size) return -ENXIO;
+    const wantData = whence === 'data';
+    const extent = this.#extent;
+    let here: number = at;
+    while (here < this.size) {
+      const status = this.#translator.locate(here as GuestOffset, this.size - here, extent);
+      if (status < 0) return status;
+      const length = Math.min(extent.length, this.size - here);
+      if (extent.kind !== DATA) {
+        if (!wantData) return here;
+        here += length;
+        continue;
+      }
+      const end = extent.host + length;
+      const found = wantData
+        ? this.#source.nextData(extent.host)
+        : this.#source.nextHole(extent.host as HostOffset);
+      if (found < end) return here + (found - extent.host);
+      here += length;
+    }
+    return wantData ? -ENXIO : this.size;
+  }
+}

@@ -1,0 +1,117 @@
+/**
+ * The seam between the formats and everything above. A driver says where; the disk layer moves the bytes.
+ *
+ * Opening is control plane: main thread, may throw ImageError, reads what it must and no more. Translating is
+ * data plane: any worker, synchronous, allocation-free, returns -errno. Between the two stands `SharedImage`:
+ * plain data and SharedArrayBuffers, from which every thread attaches a translator of its own.
+ */
+
+import type { Status } from '../base/errno.ts';
+import type { ByteCount, GuestOffset } from '../base/units.ts';
+import type { PagePool } from '../shared/page-pool.ts';
+import type { TableAllocator } from '../shared/paged-table.ts';
+import type { BlockSource } from '../source/block-source.ts';
+import type { Extent } from './extent.ts';
+
+export type FormatId = 'raw' | 'vhd' | 'vhdx' | 'vdi' | 'qed';
+
+/** What `probe` sees of a source: enough for every format, and for two that claim the same file. */
+export interface ProbeSample {
+  /** The first 1 MiB, or all of a smaller source. */
+  readonly head: Uint8Array;
+  /** The last 1024 bytes, or all of a smaller source. */
+  readonly tail: Uint8Array;
+  readonly size: ByteCount;
+}
+
+/**
+ * - none: not this format.
+ * - signature: the format's magic is there.
+ * `variant` is for messages ("dynamic").
+ */
+export type ProbeVerdict =
+  | { readonly match: 'none' }
+  | { readonly match: 'signature'; readonly variant: string };
+
+export const NO_MATCH: ProbeVerdict = { match: 'none' };
+
+/** A finding that does not keep the image from being read. */
+export type Report = (notice: string) => void;
+
+export interface OpenContext {
+  readonly tables: TableAllocator;
+  readonly report: Report;
+  /** Format options given by the user (`-o vhd-size=chs`), names as in `FormatDriver.options`. */
+  readonly options: ReadonlyMap<string, string>;
+}
+
+/** What is known of an opened image; the source of `vdisk info`, the attributes and the log line. */
+export interface Image {
+  readonly format: FormatId;
+  /** The kind within the format: 'fixed', 'dynamic', … */
+  readonly variant: string;
+  /** Bytes of the disk. */
+  readonly virtualSize: ByteCount;
+  /** 512 or 4096. */
+  readonly logicalSectorSize: number;
+  readonly physicalSectorSize: number;
+  /** The mapping unit in bytes; 0 where the format has none. */
+  readonly blockSize: ByteCount;
+  /** Format facts in words, in the order they should be shown: name in kebab-case → value. */
+  readonly facts: ReadonlyMap<string, string>;
+  /**
+   * Adds up what this image allocates, for st_blocks: calls `add` with the allocated bytes met from guest
+   * offset `from` on, does a bounded piece of work (about 64 Ki table entries, read into private memory: this
+   * runs in the main thread), and returns where to go on, or undefined when the end is reached. Throws
+   * ImageError where the table cannot be read.
+   */
+  countAllocated(from: GuestOffset, add: (bytes: ByteCount) => void): GuestOffset | undefined;
+  /** Structured-cloneable; given to `attach` in each worker. */
+  share(): SharedImage;
+}
+
+export interface SharedImage {
+  readonly format: FormatId;
+  readonly virtualSize: ByteCount;
+  /** The format's own plain data. Only the format's `attach` looks inside. */
+  readonly state: unknown;
+}
+
+/** One per thread and image. */
+export interface Translator {
+  /**
+   * Says where the disk's bytes from `at` on are. `at` is below the virtual size and `length` at least 1, both
+   * checked by the caller; `out.length` is at least 1, may be less or more than `length`, and never reaches
+   * beyond what is known to have the same answer. A DATA extent lies inside the source as far as the format
+   * can tell. Returns 0, or -EIO where the table is damaged at this place (said once through `report`).
+   */
+  locate(at: GuestOffset, length: ByteCount, out: Extent): Status;
+}
+
+export interface AttachContext {
+  readonly pool: PagePool;
+  /** Damage found while serving; the caller logs each text once. Not for expected failures. */
+  readonly report: Report;
+}
+
+export interface FormatOption {
+  readonly name: string;
+  readonly values: readonly string[];
+  readonly doc: string;
+}
+
+/** Frozen, without state; one per format, listed in formats/registry.ts. */
+export interface FormatDriver {
+  readonly id: FormatId;
+  /** "Virtual Hard Disk (Virtual PC, Hyper-V, Azure)" */
+  readonly title: string;
+  /** With the dot. A hint in messages, never used to decide. */
+  readonly suffixes: readonly string[];
+  readonly options: readonly FormatOption[];
+  /** Pure: bytes in, verdict out. Never throws. */
+  probe(sample: ProbeSample): ProbeVerdict;
+  /** Throws ImageError. Reads only through `source`; allocates nothing in proportion to unchecked values. */
+  open(source: BlockSource, context: OpenContext): Image;
+  /** No I/O. `shared` comes from this driver's `Image.share()`. */
+  attach(shared: SharedImage, source: BlockSource, context: AttachContext): Translator;
+}

@@ -1,0 +1,131 @@
+/**
+ * The system calls that Node lacks, through koffi: plain synchronous calls only. The one module that declares
+ * them, shared by the main thread and the workers. koffi is loaded on first use, and where it does not exist
+ * (an architecture without a prebuilt binary) each function says what then holds.
+ */
+
+import { createRequire } from 'node:module';
+import { EINTR, EINVAL, ENOSYS, ENXIO } from '../base/errno.ts';
+
+type Koffi = typeof import('koffi');
+type Library = ReturnType<Koffi['load']>;
+
+interface Loaded {
+  readonly koffi: Koffi;
+  readonly libc: Library;
+}
+
+let loaded: Loaded | null | undefined;
+
+function load(): Loaded | null {
+  if (loaded === undefined) {
+    try {
+      const koffi = createRequire(import.meta.url)('koffi') as Koffi;
+      loaded = { koffi, libc: koffi.load(null) };
+    } catch {
+      loaded = null;
+    }
+  }
+  return loaded;
+}
+
+/** Whether the calls below can be made at all. */
+export function haveSyscalls(): boolean {
+  return load() !== null;
+}
+
+const functions = new Map<string, (...args: unknown[]) => unknown>();
+
+/** Calls a libc function that returns -1 and sets errno. Returns its result, or -errno; -ENOSYS without koffi. */
+function call(prototype: string, ...args: unknown[]): number {
+  const library = load();
+  if (library === null) return -ENOSYS;
+  let target = functions.get(prototype);
+  if (target === undefined) {
+    target = library.libc.func(prototype) as (...args: unknown[]) => unknown;
+    functions.set(prototype, target);
+  }
+  for (;;) {
+    const result = Number(target(...args));
+    if (result !== -1) return result;
+    const errno = library.koffi.errno();
+    if (errno !== EINTR) return -errno;
+  }
+}
+
+const SEEK_DATA = 3;
+const SEEK_HOLE = 4;
+
+/** lseek(2) SEEK_DATA, as a source defines it: `end` where no data follows, `at` where that cannot be told. */
+export function seekData(fd: number, at: number, end: number): number {
+  if (at >= end) return end;
+  const found = call('long lseek(int fd, long offset, int whence)', fd, at, SEEK_DATA);
+  if (found === -ENXIO) return end;
+  return found < 0 ? at : Math.min(found, end);
+}
+
+/** lseek(2) SEEK_HOLE, as a source defines it: `end` where that cannot be told. */
+export function seekHole(fd: number, at: number, end: number): number {
+  if (at >= end) return end;
+  const found = call('long lseek(int fd, long offset, int whence)', fd, at, SEEK_HOLE);
+  return found < 0 ? end : Math.min(found, end);
+}
+
+const AF_UNIX = 1;
+const SOCK_STREAM = 1;
+const SOCK_CLOEXEC = 0o2000000;
+
+/** socketpair(2): two connected descriptors, close-on-exec; or -errno. */
+export function socketPair(): readonly [number, number] | number {
+  const pair = new Int32Array(2);
+  const status = call(
+    'int socketpair(int domain, int type, int protocol, int *pair)',
+    AF_UNIX,
+    SOCK_STREAM | SOCK_CLOEXEC,
+    0,
+    pair,
+  );
+  return status < 0 ? status : [pair[0]!, pair[1]!];
+}
+
+const SOL_SOCKET = 1;
+const SCM_RIGHTS = 1;
+const MSG_CMSG_CLOEXEC = 0x40000000;
+
+/**
+ * recvmsg(2): waits for one message with one descriptor in it (SCM_RIGHTS), as fusermount3 sends it. Returns
+ * the descriptor, close-on-exec; -errno, or -EINVAL where the message holds none (the other end closed).
+ * The structures are those of the 64-bit C library: msghdr 56 bytes, cmsghdr 16.
+ */
+export function receiveDescriptor(socket: number): number {
+  const library = load();
+  if (library === null) return -ENOSYS;
+  const { koffi } = library;
+  const payload = Buffer.alloc(8);
+  const control = Buffer.alloc(64);
+  const vector = Buffer.alloc(16);
+  vector.writeBigUInt64LE(koffi.address(payload), 0);
+  vector.writeBigUInt64LE(BigInt(payload.length), 8);
+  const header = Buffer.alloc(56);
+  header.writeBigUInt64LE(koffi.address(vector), 16);
+  header.writeBigUInt64LE(1n, 24);
+  header.writeBigUInt64LE(koffi.address(control), 32);
+  header.writeBigUInt64LE(BigInt(control.length), 40);
+  const moved = call('long recvmsg(int fd, void *message, int flags)', socket, header, MSG_CMSG_CLOEXEC);
+  if (moved < 0) return moved;
+  const found =
+    header.readBigUInt64LE(40) >= 20n &&
+    control.readInt32LE(8) === SOL_SOCKET &&
+    control.readInt32LE(12) === SCM_RIGHTS;
+  return found ? control.readInt32LE(16) : -EINVAL;
+}
+
+/** ioctl(2) with a pointer to one u32. Returns its result, or -errno. */
+export function ioctlWord(fd: number, request: number, word: number): number {
+  return call('int ioctl(int fd, ulong request, uint32_t *argument)', fd, request, new Uint32Array([word]));
+}
+
+/** umount2(2). Returns 0 or -errno. */
+export function umount(path: string, flags: number): number {
+  return call('int umount2(const char *path, int flags)', path, flags);
+}

@@ -1,0 +1,46 @@
+/** Opening an image in one thread, as a worker would see it. */
+
+import { guestOffset } from '../../src/base/units.ts';
+import { Disk } from '../../src/disk/disk.ts';
+import type { FormatDriver, Image } from '../../src/image/driver.ts';
+import { PagePool } from '../../src/shared/page-pool.ts';
+import { TableAllocator } from '../../src/shared/paged-table.ts';
+import type { BlockSource } from '../../src/source/block-source.ts';
+
+export interface OpenedDisk {
+  readonly image: Image;
+  readonly disk: Disk;
+  /** Notices given at open and damage met while reading, in order. */
+  readonly notices: string[];
+}
+
+/**
+ * Opens `source` with `driver` and attaches a disk to a clone of what it shares, as another thread would.
+ * `poolBytes` bounds the table pages (small values exercise eviction).
+ */
+export function openDisk(
+  driver: FormatDriver,
+  source: BlockSource,
+  options: Record<string, string> = {},
+  poolBytes = 1 << 20,
+): OpenedDisk {
+  const notices: string[] = [];
+  const report = (notice: string) => notices.push(notice);
+  const tables = new TableAllocator();
+  const image = driver.open(source, { tables, report, options: new Map(Object.entries(options)) });
+  const pool = new PagePool(PagePool.seed(poolBytes));
+  const shared = structuredClone(image.share());
+  const translator = driver.attach(shared, source, { pool, report });
+  return { image, disk: new Disk(image.virtualSize, translator, source), notices };
+}
+
+/** Bytes `at` to `at + length` of the disk. Throws with the errno where they cannot be read. */
+export function readDisk(disk: Disk, at = 0, length = disk.size): Uint8Array {
+  const target = new Uint8Array(length);
+  for (let done = 0; done < length; ) {
+    const moved = disk.read(target, done, Math.min(1 << 20, length - done), guestOffset(at + done));
+    if (moved <= 0) throw new Error(`read at ${at + done}: errno ${-moved}`);
+    done += moved;
+  }
+  return target;
+}

@@ -129,3 +129,60 @@ export function ioctlWord(fd: number, request: number, word: number): number {
 export function umount(path: string, flags: number): number {
   return call('int umount2(const char *path, int flags)', path, flags);
 }
+
+const F_OFD_GETLK = 36;
+const F_OFD_SETLK = 37;
+const F_RDLCK = 0;
+const F_WRLCK = 1;
+const F_UNLCK = 2;
+
+/** struct flock of the 64-bit C library: type, whence, start, length, pid. */
+function flock(type: number, byte: number): Buffer {
+  const lock = Buffer.alloc(32);
+  lock.writeInt16LE(type, 0);
+  lock.writeBigInt64LE(BigInt(byte), 8);
+  lock.writeBigInt64LE(1n, 16);
+  return lock;
+}
+
+const FCNTL = 'int fcntl(int fd, int command, _Inout_ uint8_t *lock)';
+
+/** Takes a shared OFD lock on one byte (fcntl(2), F_OFD_SETLK), or -errno. It goes with the descriptor. */
+export function lockByteShared(fd: number, byte: number): number {
+  return call(FCNTL, fd, F_OFD_SETLK, flock(F_RDLCK, byte));
+}
+
+/** Whether somebody else holds any lock on one byte: 1 or 0, or -errno. */
+export function isByteLocked(fd: number, byte: number): number {
+  const lock = flock(F_WRLCK, byte);
+  const status = call(FCNTL, fd, F_OFD_GETLK, lock);
+  return status < 0 ? status : Number(lock.readInt16LE(0) !== F_UNLCK);
+}
+
+const SOCK_DGRAM = 2;
+
+/** socket(2): an unconnected local datagram socket, close-on-exec; or -errno. */
+export function datagramSocket(): number {
+  return call('int socket(int domain, int type, int protocol)', AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+}
+
+const MSG_DONTWAIT = 0x40;
+
+/**
+ * sendto(2): one datagram to the local socket at `path`, never waiting. Returns the bytes sent, or -errno.
+ * struct sockaddr_un: a u16 family, then the path with its NUL.
+ */
+export function sendDatagram(socket: number, path: string, message: Uint8Array): number {
+  const address = Buffer.alloc(2 + Buffer.byteLength(path) + 1);
+  address.writeUInt16LE(AF_UNIX, 0);
+  address.write(path, 2);
+  return call(
+    'long sendto(int fd, const uint8_t *message, size_t length, int flags, const uint8_t *address, uint32_t size)',
+    socket,
+    message,
+    message.length,
+    MSG_DONTWAIT,
+    address,
+    address.length,
+  );
+}

@@ -1,0 +1,167 @@
+/**
+ * The options of vdisk-mount, in one table: the command line, `-o` and the documentation are made from it.
+ * A long option `--cache-size 1G` is `-o cache_size=1G` as well; in `-o`, "-" and "_" are the same.
+ */
+
+import { availableParallelism } from 'node:os';
+import { ImageError } from '../base/errors.ts';
+import { parseSize } from '../base/units.ts';
+import { DRIVERS } from '../formats/registry.ts';
+
+export interface OptionSpec {
+  readonly name: string;
+  readonly short?: string;
+  /** What follows the option; none for a flag. */
+  readonly value?: 'TEXT' | 'PATH' | 'SIZE' | 'NUMBER' | 'OCTAL';
+  readonly choices?: readonly string[];
+  readonly doc: string;
+  /** In words, for the documentation. */
+  readonly default?: string;
+}
+
+export type OptionValues = Map<string, string>;
+
+const formatIds = DRIVERS.map((driver) => driver.id);
+
+export const MOUNT_OPTIONS: readonly OptionSpec[] = [
+  { name: 'foreground', short: 'f', doc: 'stay in the foreground and log to stderr' },
+  { name: 'debug', short: 'd', doc: 'trace every request to stderr; implies -f' },
+  { name: 'verbose', short: 'v', doc: 'log more, and say what is done' },
+  { name: 'ro', short: 'r', doc: 'read-only (always so in this version)' },
+  {
+    name: 'format',
+    value: 'TEXT',
+    choices: formatIds,
+    doc: 'the format of the images, instead of recognizing it by content',
+  },
+  { name: 'allow-other', doc: 'let other users see the mount (not root: needs user_allow_other)' },
+  { name: 'uid', value: 'NUMBER', doc: 'owner of the files shown', default: 'you' },
+  { name: 'gid', value: 'NUMBER', doc: 'group of the files shown', default: 'yours' },
+  { name: 'umask', value: 'OCTAL', doc: 'permission bits to take away', default: '022' },
+  { name: 'noexec', doc: 'no program on the mount may be run' },
+  { name: 'nonempty', doc: 'mount on a directory that is not empty' },
+  { name: 'fsname', value: 'TEXT', doc: 'source shown in the mount table', default: 'the first image' },
+  { name: 'lock', value: 'TEXT', choices: ['on', 'off'], doc: "take QEMU's image locks", default: 'on' },
+  {
+    name: 'threads',
+    value: 'NUMBER',
+    doc: 'threads that answer requests, 1 to 64',
+    default: '2 to 4, by cores',
+  },
+  { name: 'cache-size', value: 'SIZE', doc: 'memory for block tables', default: '64M' },
+  {
+    name: 'transport',
+    value: 'TEXT',
+    choices: ['kernel', 'fuse-native'],
+    doc: 'how to speak FUSE',
+    default: 'kernel',
+  },
+  { name: 'log-file', value: 'PATH', doc: 'log of a daemon in the background', default: 'the system log' },
+  { name: 'pid-file', value: 'PATH', doc: "written with the daemon's process ID while mounted" },
+  ...DRIVERS.flatMap((driver) =>
+    driver.options.map((option) => ({
+      name: option.name,
+      value: 'TEXT' as const,
+      choices: option.values,
+      doc: option.doc,
+    })),
+  ),
+];
+
+/**
+ * Words in `-o` that say nothing to us: what mount(8) adds on its own, what libfuse's users are used to, and
+ * what always holds here (nosuid, nodev, default_permissions).
+ */
+const ACCEPTED = new Set(
+  (
+    'rw dev nodev suid nosuid exec atime noatime relatime norelatime strictatime diratime nodiratime ' +
+    'lazytime nolazytime sync async dirsync defaults auto noauto user nouser users owner group _netdev ' +
+    'nofail default_permissions kernel_cache auto_cache clone_fd big_writes iversion noiversion mand nomand'
+  ).split(' '),
+);
+const ACCEPTED_PREFIXES = [
+  'x-',
+  'X-',
+  'comment=',
+  'subtype=',
+  'max_read=',
+  'attr_timeout=',
+  'entry_timeout=',
+];
+
+/**
+ * Splits the text of `-o` at commas. A comma is kept by a backslash before it or by double quotes around it:
+ * `fsname=a\,b` and `fsname="a,b"` are the same.
+ */
+export function splitOptions(text: string): string[] {
+  const words: string[] = [];
+  let word = '';
+  let quoted = false;
+  for (let at = 0; at < text.length; at += 1) {
+    const letter = text[at]!;
+    if (letter === '\\' && at + 1 < text.length) {
+      at += 1;
+      word += text[at]!;
+    } else if (letter === '"') quoted = !quoted;
+    else if (letter === ',' && !quoted) {
+      words.push(word);
+      word = '';
+    } else word += letter;
+  }
+  words.push(word);
+  return words.filter((item) => item !== '');
+}
+
+const usage = (message: string, hint?: string): ImageError =>
+  new ImageError('usage', message, hint === undefined ? {} : { hint });
+
+/**
+ * Reads the words of `-o` into `values`. Throws ImageError('usage') for a word that nobody knows, unless
+ * `sloppy` (mount -s).
+ */
+export function readOptionWords(words: readonly string[], values: OptionValues, sloppy = false): void {
+  for (const word of words) {
+    const equals = word.indexOf('=');
+    const key = (equals < 0 ? word : word.slice(0, equals)).replaceAll('_', '-');
+    const spec = MOUNT_OPTIONS.find((option) => option.name === key);
+    if (spec === undefined) {
+      if (ACCEPTED.has(word) || ACCEPTED_PREFIXES.some((prefix) => word.startsWith(prefix))) {
+        if (word === 'rw') values.set('rw', 'true');
+        continue;
+      }
+      if (sloppy) continue;
+      throw usage(`-o ${word}: unknown option`, 'See vdisk-mount --help for those that exist.');
+    }
+    if (spec.value === undefined && equals >= 0) throw usage(`-o ${word}: ${key} takes no value`);
+    if (spec.value !== undefined && equals < 0) throw usage(`-o ${word}: ${key} needs a value`);
+    values.set(spec.name, equals < 0 ? 'true' : word.slice(equals + 1));
+  }
+}
+
+/** Checks every value against its option. Throws ImageError('usage') naming the option, expected and found. */
+export function checkValues(values: OptionValues): void {
+  for (const [name, value] of values) {
+    const spec = MOUNT_OPTIONS.find((option) => option.name === name);
+    if (spec === undefined) continue;
+    if (spec.choices !== undefined && !spec.choices.includes(value)) {
+      throw usage(`--${name}: expected one of ${spec.choices.join(', ')}, found "${value}"`);
+    }
+    if (spec.value === 'SIZE' && parseSize(value) === undefined) {
+      throw usage(`--${name}: expected a size such as 64M, found "${value}"`);
+    }
+    if (spec.value === 'NUMBER' && !/^\d{1,10}$/.test(value)) {
+      throw usage(`--${name}: expected a number, found "${value}"`);
+    }
+    if (spec.value === 'OCTAL' && !/^[0-7]{1,4}$/.test(value)) {
+      throw usage(`--${name}: expected octal digits such as 022, found "${value}"`);
+    }
+    if ((spec.value === 'TEXT' || spec.value === 'PATH') && value === '') {
+      throw usage(`--${name}: needs a value`);
+    }
+  }
+}
+
+/** Workers where the user does not say: one per core, at least 2 so that one long read does not stop all. */
+export function defaultThreads(): number {
+  return Math.min(4, Math.max(2, availableParallelism()));
+}

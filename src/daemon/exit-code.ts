@@ -1,0 +1,29 @@
+/** mount(8)'s exit codes. */
+
+import type { ErrorKind } from '../base/errors.ts';
+
+export const OK = 0;
+/** Incorrect invocation or permissions. */
+export const USAGE = 1;
+/** System error. */
+export const SYSTEM = 2;
+/** Internal bug. */
+export const INTERNAL = 4;
+/** User interrupt. */
+export const INTERRUPTED = 8;
+/** Mount failure. */
+export const MOUNT_FAILURE = 32;
+
+export function exitCodeOf(kind: ErrorKind): number {
+  switch (kind) {
+    case 'usage':
+    case 'denied':
+      return USAGE;
+    case 'io':
+      return SYSTEM;
+    case 'bug':
+      return INTERNAL;
+    default:
+      return MOUNT_FAILURE;
+  }
+}

@@ -1,0 +1,58 @@
+/** Starting the daemon in the background, and waiting until its mount is usable. */
+
+import { spawn } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { ImageError } from '../base/errors.ts';
+import type { MountConfig } from './config.ts';
+import type { StartReport } from './main.ts';
+
+const ENTRY = fileURLToPath(new URL('./main.js', import.meta.url));
+
+/**
+ * Starts a daemon that outlives this process. Returns the notices it gave when its mount is usable; throws
+ * the ImageError that kept it from coming up. A signal to this process meanwhile ends the daemon as well.
+ */
+export async function launchDaemon(config: MountConfig): Promise<readonly string[]> {
+  const child = spawn(process.execPath, ['--no-warnings', ENTRY], {
+    detached: true,
+    stdio: ['pipe', 'ignore', 'ignore', 'pipe'],
+  });
+  const stop = (): void => {
+    child.kill('SIGTERM');
+  };
+  process.once('SIGINT', stop);
+  process.once('SIGTERM', stop);
+  try {
+    child.stdin!.end(JSON.stringify(config));
+    const text = await statusLine(child);
+    const report = JSON.parse(text) as StartReport;
+    if (report.outcome === 'failed') throw ImageError.fromWire(report.error);
+    return report.notices;
+  } finally {
+    process.off('SIGINT', stop);
+    process.off('SIGTERM', stop);
+    child.unref();
+  }
+}
+
+function statusLine(child: ReturnType<typeof spawn>): Promise<string> {
+  const status = child.stdio[3] as NodeJS.ReadableStream & { destroy(): void };
+  return new Promise((resolve, reject) => {
+    let text = '';
+    status.setEncoding('utf8');
+    status.on('data', (piece: string) => {
+      text += piece;
+      const end = text.indexOf('\n');
+      if (end < 0) return;
+      status.destroy();
+      resolve(text.slice(0, end));
+    });
+    child.on('error', (problem) => reject(ImageError.from(problem, 'io', 'the daemon cannot be started')));
+    child.on('exit', (code, signal) => {
+      if (text.includes('\n')) return;
+      reject(
+        new ImageError('bug', `the daemon ended before its mount was ready (${signal ?? `code ${code}`})`),
+      );
+    });
+  });
+}

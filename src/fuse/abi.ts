@@ -1,0 +1,231 @@
+/**
+ * The FUSE wire protocol, as <linux/fuse.h> (package linux-libc-dev) declares it: numbers, flags, and the
+ * structures of the requests that this file system answers. Integers are in the machine's order; Node runs on
+ * little-endian Linux only (s390x, the exception, is refused at start).
+ */
+
+import { bytes, struct, u16, u32, u64 } from '../layout/struct.ts';
+
+const HEADER = '<linux/fuse.h>';
+
+/** The oldest minor version of protocol 7 that is spoken: 2020's Linux 5.4, with all that is used here. */
+export const OLDEST_MINOR = 31;
+/** The newest minor version whose structures are declared here; newer kernels speak it with us. */
+export const NEWEST_MINOR = 38;
+export const MAJOR = 7;
+
+/** Largest read or write: 256 pages, the kernel's own limit. */
+export const MAX_PAGES = 256;
+export const MAX_REQUEST = 1024 * 1024;
+
+export const ROOT_NODE = 1;
+
+export const Opcode = {
+  LOOKUP: 1,
+  FORGET: 2,
+  GETATTR: 3,
+  SETATTR: 4,
+  OPEN: 14,
+  READ: 15,
+  STATFS: 17,
+  RELEASE: 18,
+  FSYNC: 20,
+  GETXATTR: 22,
+  LISTXATTR: 23,
+  FLUSH: 25,
+  INIT: 26,
+  OPENDIR: 27,
+  READDIR: 28,
+  RELEASEDIR: 29,
+  FSYNCDIR: 30,
+  ACCESS: 34,
+  INTERRUPT: 36,
+  DESTROY: 38,
+  BATCH_FORGET: 42,
+  READDIRPLUS: 44,
+  LSEEK: 46,
+} as const;
+
+export const FUSE_ASYNC_READ = 1 << 0;
+export const FUSE_DO_READDIRPLUS = 1 << 13;
+export const FUSE_READDIRPLUS_AUTO = 1 << 14;
+export const FUSE_ASYNC_DIO = 1 << 15;
+export const FUSE_PARALLEL_DIROPS = 1 << 18;
+export const FUSE_MAX_PAGES = 1 << 22;
+export const FUSE_EXPLICIT_INVAL_DATA = 1 << 25;
+
+export const FOPEN_KEEP_CACHE = 1 << 1;
+export const FOPEN_CACHE_DIR = 1 << 3;
+
+/** FUSE_DEV_IOC_CLONE: _IOR(229, 0, u32). */
+export const DEVICE_CLONE = 0x8004e500;
+
+export const RequestHeader = struct(
+  'fuse_in_header',
+  { size: 40, endian: 'little', spec: HEADER },
+  {
+    len: u32('Bytes of the whole request'),
+    opcode: u32('What is asked'),
+    unique: u64('Number of the request, repeated in the reply'),
+    nodeid: u64('The node that it is about'),
+    uid: u32('The caller'),
+    gid: u32("The caller's group"),
+    pid: u32('The calling thread'),
+    totalExtlen: u16('Extensions after the body, in 8-byte units'),
+    padding: u16('0'),
+  },
+);
+
+export const ReplyHeader = struct(
+  'fuse_out_header',
+  { size: 16, endian: 'little', spec: HEADER },
+  {
+    len: u32('Bytes of the whole reply'),
+    error: u32('0 or -errno (signed)'),
+    unique: u64('Number of the request'),
+  },
+);
+
+export const InitIn = struct(
+  'fuse_init_in',
+  { size: 64, endian: 'little', spec: HEADER },
+  {
+    major: u32('Protocol version of the kernel'),
+    minor: u32(''),
+    maxReadahead: u32('Bytes that the kernel would read ahead'),
+    flags: u32('What the kernel can do'),
+    flags2: u32('Flags 32 to 63 (7.36 and later)'),
+    unused: bytes(44, ''),
+  },
+);
+
+export const InitOut = struct(
+  'fuse_init_out',
+  { size: 64, endian: 'little', spec: HEADER },
+  {
+    major: u32('Protocol version of the daemon'),
+    minor: u32(''),
+    maxReadahead: u32('Bytes of read-ahead, at most what was offered'),
+    flags: u32('What is to be used'),
+    maxBackground: u16('Requests that may wait in the background'),
+    congestionThreshold: u16('From how many on the mount counts as congested'),
+    maxWrite: u32('Largest write, at least 4096'),
+    timeGran: u32('Granularity of time stamps in ns'),
+    maxPages: u16('Largest request in pages'),
+    mapAlignment: u16('DAX only'),
+    flags2: u32(''),
+    unused: bytes(28, ''),
+  },
+);
+
+export const ReadIn = struct(
+  'fuse_read_in',
+  { size: 40, endian: 'little', spec: HEADER },
+  {
+    fh: u64('Handle'),
+    offset: u64('Guest offset; of a directory: the cookie'),
+    size: u32('Bytes'),
+    readFlags: u32(''),
+    lockOwner: u64(''),
+    flags: u32("The file's open flags"),
+    padding: u32(''),
+  },
+);
+
+export const LseekIn = struct(
+  'fuse_lseek_in',
+  { size: 24, endian: 'little', spec: HEADER },
+  {
+    fh: u64('Handle'),
+    offset: u64(''),
+    whence: u32('SEEK_DATA 3, SEEK_HOLE 4'),
+    padding: u32(''),
+  },
+);
+
+export const Attr = struct(
+  'fuse_attr',
+  { size: 88, endian: 'little', spec: HEADER },
+  {
+    ino: u64('st_ino'),
+    size: u64('st_size'),
+    blocks: u64('st_blocks, 512 bytes each'),
+    atime: u64('s'),
+    mtime: u64('s'),
+    ctime: u64('s'),
+    atimensec: u32('ns'),
+    mtimensec: u32('ns'),
+    ctimensec: u32('ns'),
+    mode: u32('st_mode'),
+    nlink: u32(''),
+    uid: u32(''),
+    gid: u32(''),
+    rdev: u32(''),
+    blksize: u32('st_blksize'),
+    flags: u32(''),
+  },
+);
+
+export const AttrOut = struct(
+  'fuse_attr_out',
+  { size: 16 + Attr.size, endian: 'little', spec: HEADER },
+  {
+    attrValid: u64('s that the attributes may be kept'),
+    attrValidNsec: u32(''),
+    dummy: u32(''),
+    attr: bytes(Attr.size, 'fuse_attr'),
+  },
+);
+
+export const EntryOut = struct(
+  'fuse_entry_out',
+  { size: 40 + Attr.size, endian: 'little', spec: HEADER },
+  {
+    nodeid: u64('The node; 0 with status 0: there is none, and that may be kept'),
+    generation: u64(''),
+    entryValid: u64('s that the name may be kept'),
+    attrValid: u64('s that the attributes may be kept'),
+    entryValidNsec: u32(''),
+    attrValidNsec: u32(''),
+    attr: bytes(Attr.size, 'fuse_attr'),
+  },
+);
+
+export const OpenOut = struct(
+  'fuse_open_out',
+  { size: 16, endian: 'little', spec: HEADER },
+  {
+    fh: u64('Handle'),
+    openFlags: u32('FOPEN_…'),
+    padding: u32(''),
+  },
+);
+
+export const StatfsOut = struct(
+  'fuse_statfs_out',
+  { size: 80, endian: 'little', spec: HEADER },
+  {
+    blocks: u64('f_blocks'),
+    bfree: u64(''),
+    bavail: u64(''),
+    files: u64(''),
+    ffree: u64(''),
+    bsize: u32(''),
+    namelen: u32(''),
+    frsize: u32(''),
+    padding: u32(''),
+    spare: bytes(24, ''),
+  },
+);
+
+/** Fixed part of a directory entry; the name follows, padded to 8 bytes. */
+export const Dirent = struct(
+  'fuse_dirent',
+  { size: 24, endian: 'little', spec: HEADER },
+  {
+    ino: u64(''),
+    off: u64('Cookie of the next entry'),
+    namelen: u32('Bytes'),
+    type: u32('DT_…'),
+  },
+);

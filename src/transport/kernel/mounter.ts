@@ -1,0 +1,182 @@
+/**
+ * Getting a mounted /dev/fuse descriptor, in one of three ways: as root through mount(8) with the descriptor
+ * inherited; as anyone else through fusermount3, which sends it over a socket; or given from outside, as
+ * `mount.fuse3 -o drop_privileges` does ("/dev/fd/N").
+ */
+
+import { spawnSync } from 'node:child_process';
+import { closeSync, existsSync, openSync, statSync, writeFileSync } from 'node:fs';
+import { EBUSY, ENOSYS, ENOTCONN } from '../../base/errno.ts';
+import { ImageError } from '../../base/errors.ts';
+import { receiveDescriptor, socketPair, umount } from '../../source/syscalls.ts';
+import { findMount } from '../mountinfo.ts';
+import type { MountRequest } from '../transport.ts';
+
+/** Type shown in the mount table. */
+export const MOUNT_TYPE = 'fuse.vdisk-mount';
+const SUBTYPE = 'vdisk-mount';
+
+const MNT_FORCE = 1;
+const MNT_DETACH = 2;
+
+/** Helpers are looked for here only: PATH may be anybody's. */
+const HELPER_DIRECTORIES = ['/usr/bin', '/bin', '/usr/sbin', '/sbin', '/usr/local/bin'];
+
+export interface MountedDevice {
+  readonly device: number;
+  /** See Mount.unmount. */
+  unmount(how: 'clean' | 'force'): number;
+}
+
+/** The absolute path of a helper program, or undefined. */
+export function findHelper(...names: string[]): string | undefined {
+  for (const name of names) {
+    const found = HELPER_DIRECTORIES.map((dir) => `${dir}/${name}`).find((path) => existsSync(path));
+    if (found !== undefined) return found;
+  }
+  return undefined;
+}
+
+/** Mounts, or takes the descriptor that is mounted already. Throws ImageError('mount'). */
+export function mountDevice(request: MountRequest): MountedDevice {
+  const given = /^\/dev\/fd\/(\d+)$/.exec(request.mountpoint);
+  if (given !== null) {
+    return { device: Number(given[1]), unmount: () => -ENOSYS };
+  }
+  return process.geteuid?.() === 0 ? mountAsRoot(request) : mountAsUser(request);
+}
+
+function commonOptions(request: MountRequest): string[] {
+  const options = ['ro', 'nosuid', 'nodev', 'noatime', 'default_permissions'];
+  if (request.noexec) options.push('noexec');
+  if (request.allowOther) options.push('allow_other');
+  return options;
+}
+
+function mountAsRoot(request: MountRequest): MountedDevice {
+  let device: number;
+  try {
+    device = openSync('/dev/fuse', 'r+');
+  } catch (problem) {
+    throw new ImageError('mount', `/dev/fuse cannot be opened: ${messageOf(problem)}`, {
+      cause: problem,
+      hint: 'Load the module with "modprobe fuse"; in a container, give it the device (--device /dev/fuse).',
+    });
+  }
+  const rootmode = (statSync(request.mountpoint).mode & 0o170000).toString(8);
+  const options = ['fd=3', `rootmode=${rootmode}`, 'user_id=0', 'group_id=0', ...commonOptions(request)];
+  const program = findHelper('mount') ?? 'mount';
+  const args = ['-i', '-t', MOUNT_TYPE, '-o', options.join(','), '--', request.fsname, request.mountpoint];
+  const outcome = spawnSync(program, args, { stdio: ['ignore', 'ignore', 'pipe', device] });
+  if (outcome.status !== 0) {
+    closeSync(device);
+    const said = outcome.error?.message ?? outcome.stderr.toString().trim();
+    throw new ImageError('mount', `${request.mountpoint}: mounting failed: ${firstLine(said)}`);
+  }
+  return { device, unmount: (how) => unmountAsRoot(request.mountpoint, how) };
+}
+
+function unmountAsRoot(mountpoint: string, how: 'clean' | 'force'): number {
+  if (how === 'force') {
+    // Cutting the connection first lets requests that wait return; the mount itself goes with the second call.
+    umount(mountpoint, MNT_FORCE);
+    return umount(mountpoint, MNT_DETACH);
+  }
+  return umount(mountpoint, 0);
+}
+
+function mountAsUser(request: MountRequest): MountedDevice {
+  const program = findHelper('fusermount3', 'fusermount');
+  if (program === undefined) {
+    throw new ImageError('mount', 'fusermount3 was not found, and mounting without it needs root', {
+      hint: 'Install it ("apt install fuse3"), or mount as root.',
+    });
+  }
+  const pair = socketPair();
+  if (typeof pair === 'number') {
+    throw new ImageError('mount', `a socket for fusermount3 cannot be made (errno ${-pair})`, {
+      hint: 'The package koffi is needed to mount without root: run "npm ci" again.',
+    });
+  }
+  const [ours, theirs] = pair;
+  const escaped = request.fsname.replaceAll('\\', '\\\\').replaceAll(',', '\\,');
+  const options = [...commonOptions(request), `subtype=${SUBTYPE}`, `fsname=${escaped}`];
+  const outcome = spawnSync(program, ['-o', options.join(','), '--', request.mountpoint], {
+    stdio: ['ignore', 'ignore', 'pipe', theirs],
+    env: { ...process.env, _FUSE_COMMFD: '3' },
+  });
+  closeSync(theirs);
+  if (outcome.status !== 0) {
+    closeSync(ours);
+    throw describeUserFailure(request, outcome.error?.message ?? outcome.stderr.toString().trim());
+  }
+  const device = receiveDescriptor(ours);
+  closeSync(ours);
+  if (device < 0) throw new ImageError('mount', `fusermount3 sent no descriptor (errno ${-device})`);
+  return { device, unmount: (how) => unmountAsUser(request.mountpoint, how) };
+}
+
+function describeUserFailure(request: MountRequest, said: string): ImageError {
+  const text = `${request.mountpoint}: mounting failed: ${firstLine(said)}`;
+  if (said.includes('user_allow_other')) {
+    return new ImageError('mount', text, {
+      hint: 'Add the line "user_allow_other" to /etc/fuse.conf (as root), or leave out -o allow_other.',
+    });
+  }
+  return new ImageError('mount', text);
+}
+
+function unmountAsUser(mountpoint: string, how: 'clean' | 'force'): number {
+  const entry = findMount(mountpoint);
+  const program = findHelper('fusermount3', 'fusermount') ?? 'fusermount3';
+  const args = how === 'force' ? ['-u', '-z', '--', mountpoint] : ['-u', '--', mountpoint];
+  const outcome = spawnSync(program, args, { stdio: 'ignore' });
+  if (how === 'force' && entry !== undefined) abortConnection(entry.device);
+  return outcome.status === 0 ? 0 : -EBUSY;
+}
+
+/** Cuts the connection behind device "0:45". Fails silently where fusectl is not mounted. */
+export function abortConnection(device: string): void {
+  try {
+    writeFileSync(`/sys/fs/fuse/connections/${device.split(':')[1]}/abort`, '1');
+  } catch {
+    // Without fusectl the last resort is the caller's: the end of the process cuts the connection as well.
+  }
+}
+
+/**
+ * Clears what a killed daemon left behind: a dead mount of our type on `mountpoint` is detached. Returns what
+ * is mounted there and alive, or undefined where the place is free. Throws ImageError('mount') for a dead mount
+ * of another file system.
+ */
+export function clearStaleMount(mountpoint: string): 'cleared' | 'alive' | 'free' {
+  const entry = findMount(mountpoint);
+  if (entry === undefined) return 'free';
+  try {
+    statSync(mountpoint);
+    return 'alive';
+  } catch (problem) {
+    if (!(problem instanceof Error && 'code' in problem && problem.code === 'ENOTCONN')) return 'alive';
+  }
+  if (entry.type !== MOUNT_TYPE) {
+    throw new ImageError('mount', `${mountpoint}: a dead mount of type ${entry.type} is in the way`, {
+      hint: `Remove it with "umount -l ${mountpoint}".`,
+    });
+  }
+  const status =
+    process.geteuid?.() === 0 ? umount(mountpoint, MNT_DETACH) : unmountAsUser(mountpoint, 'force');
+  if (status < 0) {
+    throw new ImageError('mount', `${mountpoint}: a dead mount is in the way (errno ${ENOTCONN})`, {
+      hint: `Remove it with "fusermount3 -u -z ${mountpoint}", or as root with "umount -l ${mountpoint}".`,
+    });
+  }
+  return 'cleared';
+}
+
+function firstLine(text: string): string {
+  return text.split('\n')[0] ?? '';
+}
+
+function messageOf(problem: unknown): string {
+  return problem instanceof Error ? problem.message : String(problem);
+}

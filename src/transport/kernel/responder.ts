@@ -1,0 +1,330 @@
+/**
+ * From the bytes of one request to the bytes of its reply: the protocol without the device, so that it can be
+ * tested as bytes. One responder per worker; both buffers are reused for every request, and nothing is
+ * allocated on the way of a READ.
+ *
+ * The reply's payload starts on a page, its header just before: the image is read straight to its place, and
+ * one write sends both.
+ */
+
+import { E2BIG, EINVAL, EIO, ENODATA, ENOSYS, ERANGE } from '../../base/errno.ts';
+import { roundUp } from '../../base/units.ts';
+import {
+  AttrOut,
+  Dirent,
+  EntryOut,
+  FOPEN_CACHE_DIR,
+  FOPEN_KEEP_CACHE,
+  LseekIn,
+  MAX_REQUEST,
+  Opcode,
+  OpenOut,
+  ReadIn,
+  ReplyHeader,
+  RequestHeader,
+  StatfsOut,
+} from '../../fuse/abi.ts';
+import { Attributes, type FileSystem, S_IFDIR, S_IFREG } from '../../fuse/filesystem.ts';
+
+/** Where the payload of a reply starts in the reply buffer. */
+export const PAYLOAD_AT = 4096;
+/** Where its header starts. */
+export const REPLY_AT = PAYLOAD_AT - ReplyHeader.size;
+
+/** Requests that we accept hold at most the header, a 4 KiB write and names: 8 KiB is the kernel's minimum. */
+export const REQUEST_BYTES = 64 * 1024;
+
+const BODY_AT = RequestHeader.size;
+const BODY = BODY_AT >> 2;
+const TWO_32 = 2 ** 32;
+
+/** Seconds for which the kernel may keep names and attributes. */
+const VALID_SECONDS = 1;
+const DIRECTORY_TYPE = S_IFDIR >> 12;
+const FILE_TYPE = S_IFREG >> 12;
+/** What a handler returns when the request wants no reply. */
+const SILENT = -65536;
+const DOTS = [Buffer.from('.'), Buffer.from('..')] as const;
+
+interface OpcodeEntry {
+  readonly name: string;
+  /** Least bytes after the request header. */
+  readonly body: number;
+  /** Payload bytes written, -errno, or SILENT. */
+  readonly run: (responder: Responder) => number;
+}
+
+/** Every opcode that is answered with more than ENOSYS. */
+export const OPCODES: ReadonlyMap<number, OpcodeEntry> = new Map<number, OpcodeEntry>([
+  [Opcode.LOOKUP, { name: 'LOOKUP', body: 1, run: (r) => r.lookup() }],
+  [Opcode.FORGET, { name: 'FORGET', body: 8, run: () => SILENT }],
+  [Opcode.BATCH_FORGET, { name: 'BATCH_FORGET', body: 8, run: () => SILENT }],
+  [Opcode.GETATTR, { name: 'GETATTR', body: 16, run: (r) => r.getattr() }],
+  [Opcode.SETATTR, { name: 'SETATTR', body: 88, run: (r) => r.fs.setattr(r.node) }],
+  [Opcode.OPEN, { name: 'OPEN', body: 8, run: (r) => r.open() }],
+  [Opcode.READ, { name: 'READ', body: ReadIn.size, run: (r) => r.read() }],
+  [Opcode.STATFS, { name: 'STATFS', body: 0, run: (r) => r.statfs() }],
+  [Opcode.RELEASE, { name: 'RELEASE', body: 24, run: () => 0 }],
+  [Opcode.FSYNC, { name: 'FSYNC', body: 16, run: () => 0 }],
+  [Opcode.GETXATTR, { name: 'GETXATTR', body: 9, run: (r) => r.getxattr() }],
+  [Opcode.LISTXATTR, { name: 'LISTXATTR', body: 8, run: (r) => r.listxattr() }],
+  [Opcode.FLUSH, { name: 'FLUSH', body: 24, run: () => 0 }],
+  [Opcode.OPENDIR, { name: 'OPENDIR', body: 8, run: (r) => r.opendir() }],
+  [Opcode.READDIR, { name: 'READDIR', body: ReadIn.size, run: (r) => r.readdir(false) }],
+  [Opcode.READDIRPLUS, { name: 'READDIRPLUS', body: ReadIn.size, run: (r) => r.readdir(true) }],
+  [Opcode.RELEASEDIR, { name: 'RELEASEDIR', body: 24, run: () => 0 }],
+  [Opcode.FSYNCDIR, { name: 'FSYNCDIR', body: 16, run: () => 0 }],
+  [Opcode.ACCESS, { name: 'ACCESS', body: 8, run: (r) => r.access() }],
+  [Opcode.LSEEK, { name: 'LSEEK', body: LseekIn.size, run: (r) => r.lseek() }],
+  // Requests are short: ENOSYS tells the kernel to send no more interrupts for the life of the mount.
+  [Opcode.INTERRUPT, { name: 'INTERRUPT', body: 8, run: () => -ENOSYS }],
+  [Opcode.DESTROY, { name: 'DESTROY', body: 0, run: () => 0 }],
+]);
+
+export class Responder {
+  readonly fs: FileSystem;
+  /** The request is read to its start. */
+  readonly request: Buffer = Buffer.allocUnsafeSlow(REQUEST_BYTES);
+  /** The reply stands at REPLY_AT. */
+  readonly reply: Buffer = Buffer.allocUnsafeSlow(PAYLOAD_AT + MAX_REQUEST);
+  readonly #in: Uint32Array;
+  readonly #out: Uint32Array;
+  readonly #attr = new Attributes();
+  readonly #entries: (OpcodeEntry | undefined)[] = [];
+  #length = 0;
+
+  constructor(fs: FileSystem) {
+    this.fs = fs;
+    this.#in = new Uint32Array(this.request.buffer, this.request.byteOffset, REQUEST_BYTES >> 2);
+    this.#out = new Uint32Array(this.reply.buffer, this.reply.byteOffset, (PAYLOAD_AT + MAX_REQUEST) >> 2);
+    for (let opcode = 0; opcode <= Opcode.LSEEK; opcode += 1) this.#entries.push(OPCODES.get(opcode));
+  }
+
+  get opcode(): number {
+    return this.#in[1]!;
+  }
+
+  /** The number of the request: its halves, low first. */
+  get uniqueLow(): number {
+    return this.#in[2]!;
+  }
+
+  get uniqueHigh(): number {
+    return this.#in[3]!;
+  }
+
+  get node(): number {
+    return this.#in[4]! + this.#in[5]! * TWO_32;
+  }
+
+  /** The signed status of the reply that was made last. */
+  get status(): number {
+    return this.#out[(REPLY_AT >> 2) + 1]! | 0;
+  }
+
+  /**
+   * Answers the request of `length` bytes in `request`. Returns the bytes of the reply at REPLY_AT, or 0 where
+   * none is wanted. Whatever a request holds, it is answered.
+   */
+  answer(length: number): number {
+    if (length < RequestHeader.size) return 0;
+    this.#length = Math.min(length, this.#in[0]!);
+    const entry = this.#entries[this.opcode];
+    let outcome: number;
+    if (entry === undefined) outcome = -ENOSYS;
+    else if (this.#length < BODY_AT + entry.body) outcome = -EINVAL;
+    else outcome = entry.run(this);
+    return outcome === SILENT ? 0 : this.#finish(outcome);
+  }
+
+  /** Makes the reply "EIO" for the request at hand, after a handler threw. */
+  answerFailure(): number {
+    return this.#finish(-EIO);
+  }
+
+  #finish(outcome: number): number {
+    const payload = Math.max(outcome, 0);
+    const header = REPLY_AT >> 2;
+    this.#out[header] = ReplyHeader.size + payload;
+    this.#out[header + 1] = Math.min(outcome, 0);
+    this.#out[header + 2] = this.#in[2]!;
+    this.#out[header + 3] = this.#in[3]!;
+    return ReplyHeader.size + payload;
+  }
+
+  /** The u64 at byte `at` of the body as a number; beyond 2^53 it is inexact but still large. */
+  #in64(at: number): number {
+    const word = BODY + (at >> 2);
+    return this.#in[word]! + this.#in[word + 1]! * TWO_32;
+  }
+
+  #in32(at: number): number {
+    return this.#in[BODY + (at >> 2)]!;
+  }
+
+  #out64(at: number, value: number): void {
+    const word = at >> 2;
+    this.#out[word] = value >>> 0;
+    this.#out[word + 1] = Math.floor(value / TWO_32);
+  }
+
+  #zero(at: number, length: number): void {
+    this.#out.fill(0, at >> 2, (at + length) >> 2);
+  }
+
+  read(): number {
+    const length = Math.min(this.#in32(ReadIn.at.size), MAX_REQUEST);
+    return this.fs.read(
+      this.#in64(ReadIn.at.fh),
+      this.reply,
+      PAYLOAD_AT,
+      length,
+      this.#in64(ReadIn.at.offset),
+    );
+  }
+
+  lookup(): number {
+    const end = this.request.indexOf(0, BODY_AT);
+    if (end < 0 || end >= this.#length) return -EINVAL;
+    const node = this.fs.lookup(this.node, this.request.toString('latin1', BODY_AT, end));
+    if (node < 0) return node;
+    this.#putEntry(PAYLOAD_AT, node);
+    return EntryOut.size;
+  }
+
+  getattr(): number {
+    const status = this.fs.getattr(this.node, this.#attr);
+    if (status < 0) return status;
+    this.#zero(PAYLOAD_AT, AttrOut.size);
+    this.#out64(PAYLOAD_AT, VALID_SECONDS);
+    this.#putAttributes(PAYLOAD_AT + AttrOut.at.attr);
+    return AttrOut.size;
+  }
+
+  open(): number {
+    const handle = this.fs.open(this.node, this.#in32(0));
+    if (handle < 0) return handle;
+    return this.#putOpen(handle, FOPEN_KEEP_CACHE);
+  }
+
+  opendir(): number {
+    const status = this.fs.opendir(this.node);
+    return status < 0 ? status : this.#putOpen(0, FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR);
+  }
+
+  readdir(plus: boolean): number {
+    const size = Math.min(this.#in32(ReadIn.at.size), MAX_REQUEST);
+    const extra = plus ? EntryOut.size : 0;
+    const entries = this.fs.entries;
+    const last = entries.length + DOTS.length;
+    let used = 0;
+    for (let cookie = this.#in64(ReadIn.at.offset); cookie < last; cookie += 1) {
+      const entry = entries[cookie - DOTS.length];
+      const name = entry === undefined ? DOTS[cookie]! : entry.name;
+      const bytes = extra + roundUp(Dirent.size + name.length, 8);
+      if (used + bytes > size) break;
+      const at = PAYLOAD_AT + used;
+      this.#zero(at, bytes);
+      if (plus && entry !== undefined) this.#putEntry(at, entry.node);
+      const dirent = at + extra;
+      this.#out64(dirent, entry === undefined ? this.node : entry.node);
+      this.#out64(dirent + Dirent.at.off, cookie + 1);
+      this.#out[(dirent + Dirent.at.namelen) >> 2] = name.length;
+      this.#out[(dirent + Dirent.at.type) >> 2] = entry === undefined ? DIRECTORY_TYPE : FILE_TYPE;
+      this.reply.set(name, dirent + Dirent.size);
+      used += bytes;
+    }
+    return used;
+  }
+
+  statfs(): number {
+    const size = this.fs.size();
+    this.#zero(PAYLOAD_AT, StatfsOut.size);
+    this.#out64(PAYLOAD_AT, Math.ceil(size.bytes / 4096));
+    this.#out64(PAYLOAD_AT + StatfsOut.at.files, size.files);
+    this.#out[(PAYLOAD_AT + StatfsOut.at.bsize) >> 2] = 4096;
+    this.#out[(PAYLOAD_AT + StatfsOut.at.frsize) >> 2] = 4096;
+    this.#out[(PAYLOAD_AT + StatfsOut.at.namelen) >> 2] = 255;
+    return StatfsOut.size;
+  }
+
+  access(): number {
+    return this.fs.access(this.node, this.#in32(0));
+  }
+
+  lseek(): number {
+    const found = this.fs.seek(
+      this.#in64(LseekIn.at.fh),
+      this.#in64(LseekIn.at.offset),
+      this.#in32(LseekIn.at.whence),
+    );
+    if (found < 0) return found;
+    this.#out64(PAYLOAD_AT, found);
+    return 8;
+  }
+
+  getxattr(): number {
+    const end = this.request.indexOf(0, BODY_AT + 8);
+    if (end < 0 || end >= this.#length) return -EINVAL;
+    const name = this.request.toString('utf8', BODY_AT + 8, end);
+    const found = this.fs.attributes(this.node).find(([known]) => known === name);
+    return found === undefined ? -ENODATA : this.#putSized(Buffer.from(found[1]));
+  }
+
+  listxattr(): number {
+    const names = this.fs.attributes(this.node).map(([name]) => `${name}\0`);
+    return this.#putSized(Buffer.from(names.join('')));
+  }
+
+  /** The reply of GETXATTR and LISTXATTR: only the size where the caller gave no room. */
+  #putSized(value: Buffer): number {
+    const room = this.#in32(0);
+    if (value.length > 65536) return -E2BIG;
+    if (room === 0) {
+      this.#out64(PAYLOAD_AT, value.length);
+      return 8;
+    }
+    if (value.length > room) return -ERANGE;
+    this.reply.set(value, PAYLOAD_AT);
+    return value.length;
+  }
+
+  #putOpen(handle: number, flags: number): number {
+    this.#out64(PAYLOAD_AT, handle);
+    this.#out64(PAYLOAD_AT + OpenOut.at.openFlags, flags);
+    return OpenOut.size;
+  }
+
+  #putEntry(at: number, node: number): void {
+    this.#zero(at, EntryOut.size);
+    this.fs.getattr(node, this.#attr);
+    this.#out64(at, node);
+    this.#out64(at + EntryOut.at.entryValid, VALID_SECONDS);
+    this.#out64(at + EntryOut.at.attrValid, VALID_SECONDS);
+    this.#putAttributes(at + EntryOut.at.attr);
+  }
+
+  #putAttributes(at: number): void {
+    const attr = this.#attr;
+    const word = at >> 2;
+    this.#out64(at, attr.node);
+    this.#out64(at + 8, attr.size);
+    this.#out64(at + 16, attr.blocks);
+    this.#putTime(at + 24, at + 48, attr.atime);
+    this.#putTime(at + 32, at + 52, attr.mtime);
+    this.#putTime(at + 40, at + 56, attr.ctime);
+    this.#out[word + 15] = attr.mode;
+    this.#out[word + 16] = attr.links;
+    this.#out[word + 17] = attr.uid;
+    this.#out[word + 18] = attr.gid;
+    this.#out[word + 19] = 0;
+    this.#out[word + 20] = attr.blockSize;
+    this.#out[word + 21] = 0;
+  }
+
+  #putTime(seconds: number, nanoseconds: number, ms: number): void {
+    const whole = Math.floor(ms / 1000);
+    this.#out64(seconds, whole);
+    this.#out[nanoseconds >> 2] = Math.floor((ms - whole * 1000) * 1e6);
+  }
+}

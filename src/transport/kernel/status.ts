@@ -1,0 +1,50 @@
+/**
+ * What each worker is doing, in shared memory: written by that worker only, read by the main thread, which
+ * answers for a worker that died. 64 bytes per worker, so that no two share a cache line.
+ */
+
+const WORDS = 16;
+const BUSY = 0;
+const OPCODE = 1;
+const UNIQUE_LOW = 2;
+const UNIQUE_HIGH = 3;
+const REQUESTS = 4;
+
+export function makeStatus(workers: number): SharedArrayBuffer {
+  return new SharedArrayBuffer(workers * WORDS * 4);
+}
+
+export class WorkerStatus {
+  readonly #words: Uint32Array;
+
+  constructor(memory: SharedArrayBuffer, worker: number) {
+    this.#words = new Uint32Array(memory, worker * WORDS * 4, WORDS);
+  }
+
+  begin(opcode: number, uniqueLow: number, uniqueHigh: number): void {
+    this.#words[OPCODE] = opcode;
+    this.#words[UNIQUE_LOW] = uniqueLow;
+    this.#words[UNIQUE_HIGH] = uniqueHigh;
+    this.#words[BUSY] = 1;
+  }
+
+  end(): void {
+    this.#words[BUSY] = 0;
+    this.#words[REQUESTS]! += 1;
+  }
+
+  /** The request that was begun and not ended, if there is one. */
+  unanswered(): { readonly opcode: number; readonly low: number; readonly high: number } | undefined {
+    if (this.#words[BUSY] === 0) return undefined;
+    return {
+      opcode: this.#words[OPCODE]!,
+      low: this.#words[UNIQUE_LOW]!,
+      high: this.#words[UNIQUE_HIGH]!,
+    };
+  }
+
+  /** Requests answered since the mount was made, modulo 2^32. */
+  get requests(): number {
+    return this.#words[REQUESTS]!;
+  }
+}

@@ -1,0 +1,55 @@
+/**
+ * The seam between a file system and the way in which the kernel reaches it. A transport mounts a tree and
+ * serves it until it is unmounted.
+ */
+
+import type { TreeSeed } from '../fuse/tree.ts';
+import type { Report } from '../image/driver.ts';
+
+export type TransportName = 'kernel' | 'fuse-native';
+
+export interface MountRequest {
+  /** Absolute path of a directory or a regular file, or "/dev/fd/N": mounted already, N is its device. */
+  readonly mountpoint: string;
+  readonly tree: TreeSeed;
+  /** Shown as the source by findmnt and df: the image's path. */
+  readonly fsname: string;
+  readonly allowOther: boolean;
+  readonly noexec: boolean;
+  /** Threads that answer requests, at least 1. */
+  readonly threads: number;
+  /** Requests and replies are written to stderr. */
+  readonly trace: boolean;
+  readonly log: TransportLog;
+}
+
+export interface TransportLog {
+  readonly info: Report;
+  readonly warn: Report;
+  readonly error: Report;
+}
+
+/** How a mount came to its end. */
+export type MountEnd =
+  /** By umount(8), fusermount3 -u or `unmount`. */
+  | { readonly how: 'unmounted' }
+  /** The connection was cut: aborted through sysfs, or by the kernel. */
+  | { readonly how: 'aborted' }
+  /** The transport itself failed. */
+  | { readonly how: 'failed'; readonly reason: string };
+
+export interface Mount {
+  /** Settled once, when nothing is served any more. Never rejects. */
+  readonly ended: Promise<MountEnd>;
+  /**
+   * Asks for the end. 'clean' fails with EBUSY while the mount is in use; 'force' detaches the mount and cuts
+   * the connection: whoever still uses it gets errors. Returns 0 or -errno; `ended` settles a little later.
+   */
+  unmount(how: 'clean' | 'force'): number;
+}
+
+export interface Transport {
+  readonly name: TransportName;
+  /** Returns when the mount is usable. Throws ImageError('mount' or 'usage'). */
+  mount(request: MountRequest): Promise<Mount>;
+}

@@ -9,6 +9,8 @@ import type { Translator } from '../image/driver.ts';
 import { DATA, Extent } from '../image/extent.ts';
 import type { BlockSource } from '../source/block-source.ts';
 
+const MAX_SEEK_STEPS = 1 << 20;
+
 export class Disk {
   readonly size: ByteCount;
   readonly #translator: Translator;
@@ -34,6 +36,8 @@ export class Disk {
       const status = this.#translator.locate((at + done) as GuestOffset, wanted - done, extent);
       if (status < 0) return status;
       const count = Math.min(extent.length, wanted - done);
+      // A driver's promise; without it a defect there would be an endless loop here.
+      if (count < 1) return -EIO;
       if (extent.kind === DATA) {
         const moved = this.#source.readAt(target, start + done, count, extent.host);
         if (moved < 0) return moved;
@@ -50,16 +54,21 @@ export class Disk {
    * lseek(2) SEEK_DATA and SEEK_HOLE: the first offset at or after `at` that holds data (or no data), true to
    * the image's allocation and to holes of the source inside it. The end of the disk is a hole. -ENXIO at or
    * past the end, and where no data follows.
+   *
+   * One call looks at MAX_SEEK_STEPS extents at most; what lies behind them is then called data, as lseek(2)
+   * allows, so that no seek over a vast table stops a worker for long.
    */
   seek(at: GuestOffset, whence: 'data' | 'hole'): Moved {
     if (at >= this.size) return -ENXIO;
     const wantData = whence === 'data';
     const extent = this.#extent;
     let here: number = at;
-    while (here < this.size) {
+    for (let step = 0; here < this.size; step += 1) {
+      if (step === MAX_SEEK_STEPS) return wantData ? here : this.size;
       const status = this.#translator.locate(here as GuestOffset, this.size - here, extent);
       if (status < 0) return status;
       const length = Math.min(extent.length, this.size - here);
+      if (length < 1) return -EIO;
       if (extent.kind !== DATA) {
         if (!wantData) return here;
         here += length;

@@ -54,7 +54,6 @@ export class PagePool {
   readonly #control: Int32Array<SharedArrayBuffer>;
   readonly #slots: Int32Array<SharedArrayBuffer>;
   readonly #count: number;
-  readonly #directories = new Map<number, Int32Array<SharedArrayBuffer>>();
 
   constructor(seed: PagePoolSeed) {
     const slotsAt = CONTROL_WORDS * 4;
@@ -76,18 +75,22 @@ export class PagePool {
     return { memory, slots };
   }
 
-  /** Declares whose directory word is cleared when a page of table `owner` is evicted. Every thread does it. */
-  register(owner: number, directory: Int32Array<SharedArrayBuffer>): void {
-    this.#directories.set(owner, directory);
-  }
-
   touch(slot: number): void {
     const at = slot * SLOT_WORDS + TOUCHED;
     if (this.#slots[at] === 0) this.#slots[at] = 1;
   }
 
+  /** Changes, before anything else of the slot does, whenever the slot is given to another page. */
   generation(slot: number): number {
-    return this.#slots[slot * SLOT_WORDS + GENERATION]!;
+    return Atomics.load(this.#slots, slot * SLOT_WORDS + GENERATION);
+  }
+
+  /** Whether the slot is that of page `page` of table `owner` (now: a reader looks at the generation after). */
+  holds(slot: number, owner: number, page: number): boolean {
+    const base = slot * SLOT_WORDS;
+    return (
+      Atomics.load(this.#slots, base + OWNER) === owner && Atomics.load(this.#slots, base + PAGE) === page
+    );
   }
 
   /** Loads, evictions and pages in use, since the pool was made. */
@@ -100,8 +103,8 @@ export class PagePool {
   }
 
   /**
-   * A slot for a page of table `owner`, at the head of the list, with a new generation. Its words are free to
-   * be written: the page that was there has been taken out of its directory. Call it under the lock.
+   * A slot for page `page` of table `owner`, at the head of the list, with a new generation. Its words are free
+   * to be written: readers of the page that was there see the generation change. Call it under the lock.
    */
   take(owner: number, page: number): number {
     const control = this.#control;
@@ -111,16 +114,13 @@ export class PagePool {
       Atomics.store(control, USED, slot + 1);
     } else {
       slot = this.#victim();
-      const base = slot * SLOT_WORDS;
-      const directory = this.#directories.get(this.#slots[base + OWNER]!);
-      if (directory !== undefined) Atomics.store(directory, this.#slots[base + PAGE]!, 0);
       this.#unlink(slot);
       Atomics.add(control, EVICTIONS, 1);
     }
     const base = slot * SLOT_WORDS;
-    this.#slots[base + OWNER] = owner;
-    this.#slots[base + PAGE] = page;
-    this.#slots[base + GENERATION] = (this.#slots[base + GENERATION]! + 1) & 0x3fff;
+    Atomics.store(this.#slots, base + GENERATION, (this.#slots[base + GENERATION]! + 1) & 0x3fff);
+    Atomics.store(this.#slots, base + OWNER, owner);
+    Atomics.store(this.#slots, base + PAGE, page);
     this.#slots[base + TOUCHED] = 0;
     this.#linkFirst(slot);
     return slot;

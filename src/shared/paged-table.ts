@@ -2,14 +2,16 @@
  * A table of 32-bit words of any length, read from the image a page at a time on first touch and shared by all
  * threads: a block map (VHD sectors, VDI blocks, VHDX state bits and MiB, QED clusters) or a bitmap.
  *
- * A directory word per page says where the page is: 0 absent, else generation << 18 | slot << 1 | 1.
- * Readers take no lock: they load the directory word, the table word, and the directory word again. If that is
- * unchanged, the slot belonged to the page all the while; eviction clears the word before it touches the slot,
- * and a slot that is given out again has another generation.
+ * A directory word per page says where the page was put: 0 nowhere yet, else generation << 18 | slot << 1 | 1.
+ * Readers take no lock: they load the directory word, see that the slot is the page's, load the table word, and
+ * see that the slot has the generation of the directory word. A slot that is given to another page gets a new
+ * generation before anything else of it changes, so a word that was torn from the page is never believed, and
+ * nobody needs to know the tables of others to evict their pages. A slot would have to be given out 16384 times
+ * during one such read to be mistaken.
  */
 
 import type { Status } from '../base/errno.ts';
-import { PAGE_WORDS, type PagePool } from './page-pool.ts';
+import { MAX_SLOTS, PAGE_WORDS, type PagePool } from './page-pool.ts';
 
 /**
  * Reads one page from the image: fills words into[start] to into[start + PAGE_WORDS - 1], those past the
@@ -38,6 +40,9 @@ export class TableAllocator {
   }
 }
 
+const SLOT_MASK = MAX_SLOTS - 1;
+const GENERATION_SHIFT = 18;
+
 export class PagedTable {
   readonly words: number;
   readonly #pool: PagePool;
@@ -54,27 +59,25 @@ export class PagedTable {
     this.#owner = seed.owner;
     this.#directory = new Int32Array(seed.directory);
     this.#load = load;
-    pool.register(seed.owner, this.#directory);
   }
 
   /** Word `index` (0 to 2^32 - 1), or -errno if its page cannot be read. `index` is below `words`. */
   get(index: number): number {
     const page = Math.floor(index / PAGE_WORDS);
     const within = index % PAGE_WORDS;
-    const directory = this.#directory;
+    const pool = this.#pool;
     for (;;) {
-      const place = Atomics.load(directory, page);
-      if (place === 0) {
-        const status = this.#bring(page);
-        if (status < 0) return status;
-        continue;
+      const place = Atomics.load(this.#directory, page);
+      const slot = (place >>> 1) & SLOT_MASK;
+      if (place !== 0 && pool.holds(slot, this.#owner, page)) {
+        const value = Atomics.load(this.#data, slot * PAGE_WORDS + within);
+        if (pool.generation(slot) === place >>> GENERATION_SHIFT) {
+          pool.touch(slot);
+          return value;
+        }
       }
-      const slot = (place >>> 1) & 0x1ffff;
-      const value = Atomics.load(this.#data, slot * PAGE_WORDS + within);
-      if (Atomics.load(directory, page) === place) {
-        this.#pool.touch(slot);
-        return value;
-      }
+      const status = this.#bring(page);
+      if (status < 0) return status;
     }
   }
 
@@ -87,10 +90,12 @@ export class PagedTable {
     if (status < 0) return status;
     const pool = this.#pool;
     pool.mutex.lock();
-    if (Atomics.load(this.#directory, page) === 0) {
+    const place = Atomics.load(this.#directory, page);
+    if (place === 0 || !pool.holds((place >>> 1) & SLOT_MASK, this.#owner, page)) {
       const slot = pool.take(this.#owner, page);
       this.#data.set(this.#incoming, slot * PAGE_WORDS);
-      Atomics.store(this.#directory, page, (pool.generation(slot) << 18) | (slot << 1) | 1);
+      const word = (pool.generation(slot) << GENERATION_SHIFT) | (slot << 1) | 1;
+      Atomics.store(this.#directory, page, word);
     }
     pool.mutex.unlock();
     return 0;

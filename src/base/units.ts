@@ -53,8 +53,7 @@ export function formatSize(bytes: number): string {
     step += 1;
   }
   if (step === 0) return `${bytes} bytes`;
-  const rounded = Number.isInteger(value) ? value.toString() : value.toFixed(2).replace(/0$/, '');
-  return `${rounded} ${steps[step]} (${bytes} bytes)`;
+  return `${Number(value.toFixed(2))} ${steps[step]} (${bytes} bytes)`;
 }
 
 /**

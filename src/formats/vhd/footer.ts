@@ -1,0 +1,210 @@
+/** Finding the footer: at the end, one byte short at the end, or the copy at the start. */
+
+import { corrupt, ImageError, unsupported } from '../../base/errors.ts';
+import { hex } from '../../base/units.ts';
+import type { ProbeSample, ProbeVerdict, Report } from '../../image/driver.ts';
+import { NO_MATCH } from '../../image/driver.ts';
+import { safeNumber } from '../../layout/struct.ts';
+import { type BlockSource, readExactly } from '../../source/block-source.ts';
+import {
+  CREATOR_TAPDISK,
+  FOOTER_COOKIE,
+  type Footer,
+  footerStruct,
+  HEADER_COOKIE,
+  headerStruct,
+  POISON_COOKIE,
+  SECTOR,
+  SHORT_FOOTER,
+  TYPE_DIFFERENCING,
+  TYPE_DYNAMIC,
+  TYPE_FIXED,
+} from './structs.ts';
+
+/**
+ * The checksum of footer and dynamic header: the complement of the sum of all bytes but those of the checksum
+ * itself (VHD 1.0, "Checksum"). `without` is one more byte to leave out, if any.
+ */
+export function checksumOf(structure: Uint8Array, checksumAt: number, without = -1): number {
+  let sum = 0;
+  for (let at = 0; at < structure.length; at += 1) {
+    if ((at < checksumAt || at >= checksumAt + 4) && at !== without) sum += structure[at]!;
+  }
+  return ~sum >>> 0;
+}
+
+type Place = 'tail' | 'short-tail' | 'head';
+
+export interface FooterCopy {
+  readonly place: Place;
+  /** Host offset. */
+  readonly at: number;
+  readonly bytes: Uint8Array;
+  readonly footer: Footer;
+  /** - absent: another cookie. - poisoned: disabled by tapdisk. - damaged: the checksum is wrong. */
+  readonly state: 'good' | 'damaged' | 'poisoned' | 'absent';
+  readonly computed: number;
+}
+
+function examine(place: Place, at: number, raw: Uint8Array): FooterCopy {
+  const bytes = new Uint8Array(SECTOR);
+  bytes.set(raw);
+  const footer = footerStruct.decode(bytes);
+  const computed = checksumOf(bytes, footerStruct.at.checksum);
+  const made = { place, at, bytes, footer, computed };
+  if (footer.cookie === POISON_COOKIE) return { ...made, state: 'poisoned' };
+  if (footer.cookie !== FOOTER_COOKIE) return { ...made, state: 'absent' };
+  if (computed === footer.checksum) return { ...made, state: 'good' };
+  // tapdisk 0.1 and 1.1 hid an image without mending the checksum (libvhd).
+  const unhidden = checksumOf(bytes, footerStruct.at.checksum, footerStruct.at.hidden);
+  const hidden = footer.creator === CREATOR_TAPDISK && unhidden === footer.checksum;
+  return { ...made, state: hidden ? 'good' : 'damaged' };
+}
+
+/** A file that ends 511 bytes after a sector boundary may end with a footer that is one byte short. */
+const endsShort = (size: number): boolean => size % SECTOR === SHORT_FOOTER;
+
+const VARIANTS: Readonly<Record<number, string>> = {
+  [TYPE_FIXED]: 'fixed',
+  [TYPE_DYNAMIC]: 'dynamic',
+  [TYPE_DIFFERENCING]: 'differencing',
+};
+
+export function variantOf(type: number): string {
+  return VARIANTS[type] ?? `type ${type}`;
+}
+
+/**
+ * A VHD is known by a footer with its cookie and a good checksum; the copy at the start counts only for the
+ * types that have one, because the first sector of a fixed image is the guest's. A poisoned image is claimed
+ * too, so that opening can say so.
+ */
+export function probeFooter(sample: ProbeSample): ProbeVerdict {
+  const { head, tail, size } = sample;
+  const copies: FooterCopy[] = [];
+  if (tail.length >= SECTOR) copies.push(examine('tail', size - SECTOR, tail.subarray(-SECTOR)));
+  if (endsShort(size)) {
+    copies.push(examine('short-tail', size - SHORT_FOOTER, tail.subarray(-SHORT_FOOTER)));
+  }
+  if (head.length >= SECTOR) copies.push(examine('head', 0, head.subarray(0, SECTOR)));
+  for (const copy of copies) {
+    if (copy.state === 'poisoned' && copy.computed === copy.footer.checksum) {
+      return { match: 'signature', variant: 'poisoned' };
+    }
+    if (copy.state !== 'good' || (copy.place === 'head' && copy.footer.type === TYPE_FIXED)) continue;
+    return { match: 'signature', variant: variantOf(copy.footer.type) };
+  }
+  return NO_MATCH;
+}
+
+function readFooter(source: BlockSource, place: Place, at: number, length: number): FooterCopy {
+  const raw = readExactly(source, at, length, (outcome) => {
+    const found = outcome < 0 ? `errno ${-outcome}` : `${outcome} bytes`;
+    return new ImageError('io', `VHD footer at ${hex(at)}: expected to read ${length} bytes, found ${found}`);
+  });
+  return examine(place, at, raw);
+}
+
+/** The structure at its place, for messages: the footer proper, or its copy at the start. */
+const nameOf = (copy: FooterCopy): string =>
+  `VHD footer${copy.place === 'head' ? ' copy' : ''} at ${hex(copy.at)}`;
+
+function wrongWith(copy: FooterCopy): string {
+  if (copy.state === 'damaged') {
+    return `${nameOf(copy)}: checksum is ${hex(copy.footer.checksum)}, computed ${hex(copy.computed)}`;
+  }
+  return `${nameOf(copy)}: expected the cookie "${FOOTER_COOKIE}", found ${printable(copy.footer.cookie)}`;
+}
+
+/** Text from the image in quotes, with everything unprintable escaped. */
+export function printable(text: string): string {
+  return JSON.stringify(text).replace(/[\u007f-\u009f\u2028\u2029\u202a-\u202e]/g, (character) => {
+    return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`;
+  });
+}
+
+/** Whether a footer leads to a dynamic header, as those of a sane dynamic or differencing image do. */
+function leadsToHeader(source: BlockSource, { footer }: FooterCopy): boolean {
+  if (footer.type !== TYPE_DYNAMIC && footer.type !== TYPE_DIFFERENCING) return false;
+  const at = safeNumber(footer.dataOffset);
+  if (at === undefined || at + headerStruct.size > source.size) return false;
+  if (safeNumber(footer.currentSize) === undefined) return false;
+  const cookie = readExactly(source, at, HEADER_COOKIE.length, (outcome) => {
+    return new ImageError('io', `VHD dynamic header at ${hex(at)}: cannot be read (${outcome})`);
+  });
+  return HEADER_COOKIE === String.fromCharCode(...cookie);
+}
+
+/** True where two copies differ in more than the hidden byte of tapdisk and the checksum over it. */
+function differ(a: FooterCopy, b: FooterCopy): boolean {
+  const length = a.place === 'short-tail' ? SHORT_FOOTER : SECTOR;
+  const { checksum, hidden } = footerStruct.at;
+  for (let at = 0; at < length; at += 1) {
+    if ((at >= checksum && at < checksum + 4) || at === hidden) continue;
+    if (a.bytes[at] !== b.bytes[at]) return true;
+  }
+  return false;
+}
+
+export interface FoundFooter {
+  /** The one to go by. */
+  readonly copy: FooterCopy;
+  /** Host offset of the footer at the end, good or damaged; undefined where the end is anything else. */
+  readonly tailAt: number | undefined;
+}
+
+/**
+ * The footer to go by. One at the end that says "fixed" is final: then the first sector belongs to the guest.
+ * Throws ImageError where there is none.
+ */
+export function findFooter(source: BlockSource, report: Report): FoundFooter {
+  const { size } = source;
+  if (size < SHORT_FOOTER) throw corrupt(`VHD: expected at least a footer of 512 bytes, found ${size} bytes`);
+
+  let tail =
+    size < SECTOR
+      ? readFooter(source, 'short-tail', 0, SHORT_FOOTER)
+      : readFooter(source, 'tail', size - SECTOR, SECTOR);
+  if (tail.state !== 'good' && endsShort(size)) {
+    const short = readFooter(source, 'short-tail', size - SHORT_FOOTER, SHORT_FOOTER);
+    if (short.state !== 'absent') tail = short;
+  }
+  refusePoison(tail);
+  const tailAt = tail.state === 'absent' ? undefined : tail.at;
+  if (tail.state === 'good' && tail.footer.type === TYPE_FIXED) return { copy: tail, tailAt };
+  if (size < SECTOR) throw corrupt(wrongWith(tail));
+
+  const head = readFooter(source, 'head', 0, SECTOR);
+  refusePoison(head);
+  const headUsable = head.state === 'good' && head.footer.type !== TYPE_FIXED;
+  if (tail.state === 'good') {
+    if (!headUsable) {
+      const found =
+        head.state === 'good'
+          ? `${nameOf(head)}: expected disk type ${tail.footer.type}, found 2`
+          : wrongWith(head);
+      report(`${found}; the footer at the end is used`);
+      return { copy: tail, tailAt };
+    }
+    const useHead = !leadsToHeader(source, tail) && leadsToHeader(source, head);
+    if (differ(tail, head)) {
+      const which = useHead ? 'the copy is used' : 'the one at the end is used';
+      report(`${nameOf(tail)}: expected the same as the copy at 0x0, found another; ${which}`);
+    }
+    return { copy: useHead ? head : tail, tailAt };
+  }
+  if (headUsable) {
+    report(`${wrongWith(tail)}; the copy at 0x0 is used`);
+    return { copy: head, tailAt };
+  }
+  if (head.state === 'damaged' && tail.state === 'absent') throw corrupt(wrongWith(head));
+  throw corrupt(wrongWith(tail));
+}
+
+function refusePoison(copy: FooterCopy): void {
+  if (copy.state !== 'poisoned') return;
+  throw unsupported(
+    `${nameOf(copy)}: cookie is "${POISON_COOKIE}", by which tapdisk disables an image`,
+    'XenServer marks images so whose contents have moved elsewhere; look for the image that replaced it.',
+  );
+}

@@ -1,0 +1,23 @@
+/** QED, the QEMU Enhanced Disk format: reading. */
+
+import type { FormatDriver, ProbeSample, ProbeVerdict } from '../../image/driver.ts';
+import { NO_MATCH } from '../../image/driver.ts';
+import { QedImage } from './image.ts';
+import { MAGIC } from './structs.ts';
+import { type QedState, QedTranslator } from './translator.ts';
+
+function probe({ head }: ProbeSample): ProbeVerdict {
+  if (head.length < 4) return NO_MATCH;
+  const magic = new DataView(head.buffer, head.byteOffset, 4).getUint32(0, true);
+  return magic === MAGIC ? { match: 'signature', variant: 'dynamic' } : NO_MATCH;
+}
+
+export const qedDriver: FormatDriver = Object.freeze({
+  id: 'qed',
+  title: 'QEMU Enhanced Disk (QED)',
+  suffixes: ['.qed'],
+  options: [],
+  probe,
+  open: (source, context) => new QedImage(source, context),
+  attach: (shared, source, context) => new QedTranslator(shared.state as QedState, source, context),
+} satisfies FormatDriver);

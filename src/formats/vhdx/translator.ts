@@ -1,0 +1,118 @@
+/** From disk ranges to extents, through the BAT. */
+
+import { EIO, type Status } from '../../base/errno.ts';
+import { type ByteCount, type GuestOffset, hex, MIB } from '../../base/units.ts';
+import type { Report, Translator } from '../../image/driver.ts';
+import { DATA, type Extent, type ExtentKind, HOLE, ZERO } from '../../image/extent.ts';
+import type { PagedTable } from '../../shared/paged-table.ts';
+import type { BlockSource } from '../../source/block-source.ts';
+import { type BatGeometry, describeDamage, entryOf, MISPLACED } from './bat.ts';
+import type { Overlay } from './overlay.ts';
+import { FULLY_PRESENT, NOT_PRESENT, UNDEFINED, UNMAPPED, UNMAPPED_DRAFT, ZEROED } from './structs.ts';
+
+const DAMAGED = -1;
+
+/**
+ * What a BAT word means in an image without a parent ([MS-VHDX] 2.5.1.1). The specification leaves open what
+ * absent, undefined and unmapped blocks read as; zeros are always right.
+ */
+export function kindOf(word: number): ExtentKind | typeof DAMAGED {
+  switch (word & 7) {
+    case NOT_PRESENT:
+      return HOLE;
+    case UNDEFINED:
+    case ZEROED:
+    case UNMAPPED:
+    case UNMAPPED_DRAFT:
+      return ZERO;
+    case FULLY_PRESENT:
+      return word === MISPLACED ? DAMAGED : DATA;
+    default:
+      return DAMAGED;
+  }
+}
+
+export class VhdxTranslator implements Translator {
+  readonly #bat: BatGeometry;
+  readonly #table: PagedTable;
+  /** The file as replayed. */
+  readonly #source: BlockSource;
+  /** The same, where a log was replayed. */
+  readonly #overlay: Overlay | undefined;
+  /** Bytes of the file as it is. */
+  readonly #realSize: ByteCount;
+  readonly #report: Report;
+
+  constructor(
+    bat: BatGeometry,
+    table: PagedTable,
+    source: BlockSource,
+    overlay: Overlay | undefined,
+    report: Report,
+  ) {
+    this.#bat = bat;
+    this.#table = table;
+    this.#source = overlay ?? source;
+    this.#overlay = overlay;
+    this.#realSize = source.size;
+    this.#report = report;
+  }
+
+  locate(at: GuestOffset, length: ByteCount, out: Extent): Status {
+    const { blockSize, blocks, chunkShift, virtualSize } = this.#bat;
+    const first = Math.floor(at / blockSize);
+    const within = at - first * blockSize;
+    const word = this.#table.get(entryOf(first, chunkShift));
+    if (word < 0) return this.#unreadable(first, word);
+    const kind = kindOf(word);
+    if (kind === DAMAGED) return this.#damaged(first);
+
+    // Data goes on as long as each block follows the one before in the file; then words differ by this much.
+    const step = kind === DATA ? (blockSize / MIB) * 8 : 0;
+    let covered = blockSize - within;
+    let expected = word;
+    for (let block = first + 1; covered < length && block < blocks; block += 1) {
+      const next = this.#table.get(entryOf(block, chunkShift));
+      expected += step;
+      if (kind === DATA ? next !== expected : next < 0 || kindOf(next) !== kind) break;
+      covered += blockSize;
+    }
+    covered = Math.min(covered, virtualSize - at);
+    if (kind !== DATA) return out.set(kind, 0, covered);
+    const host = (word >>> 3) * MIB + within;
+    if (this.#overlay === undefined) return out.set(DATA, host, covered);
+    return this.#replayed(this.#overlay, first, host, covered, out);
+  }
+
+  /**
+   * Data of an image whose log was replayed in memory. Replay extends the file with zeros, so what lies past
+   * its real end is zero. A log never writes payload ([MS-VHDX] 2.3); if one does all the same, zeros are
+   * honoured, and other bytes, which no extent can name, are damage at that place only.
+   */
+  #replayed(overlay: Overlay, block: number, host: number, length: ByteCount, out: Extent): Status {
+    const end = host + length;
+    const patch = overlay.nextPatch(host, end);
+    if (patch > host) {
+      if (host >= this.#realSize) return out.set(ZERO, 0, patch - host);
+      return out.set(DATA, host, Math.min(patch, this.#realSize) - host);
+    }
+    const zeros = overlay.zerosUntil(host, end);
+    if (zeros > host) return out.set(ZERO, 0, zeros - host);
+    this.#report(
+      `VHDX log: writes at ${hex(host)}, inside the data of payload block ${block}; ` +
+        'the log must be replayed into the file before this can be read',
+    );
+    return -EIO;
+  }
+
+  #damaged(block: number): Status {
+    this.#report(describeDamage(this.#source, this.#bat, block));
+    return -EIO;
+  }
+
+  #unreadable(block: number, status: Status): Status {
+    const entry = entryOf(block, this.#bat.chunkShift);
+    this.#report(`VHDX BAT at ${hex(this.#bat.at)}: entry ${entry} cannot be read (errno ${-status})`);
+    return status;
+  }
+}

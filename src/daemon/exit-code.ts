@@ -1,6 +1,7 @@
 /** mount(8)'s exit codes. */
 
 import type { ErrorKind } from '../base/errors.ts';
+import type { MountEnd } from '../transport/transport.ts';
 
 export const OK = 0;
 /** Incorrect invocation or permissions. */
@@ -26,4 +27,9 @@ export function exitCodeOf(kind: ErrorKind): number {
     default:
       return MOUNT_FAILURE;
   }
+}
+
+export function exitCodeOfEnd(end: MountEnd): number {
+  if (end.how === 'unmounted') return OK;
+  return end.how === 'aborted' ? SYSTEM : INTERNAL;
 }

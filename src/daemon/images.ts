@@ -20,8 +20,10 @@ export interface OpenedImage {
   readonly image: Image;
 }
 
+export type OpenConfig = Pick<MountConfig, 'images' | 'format' | 'formatOptions' | 'lock'>;
+
 /** Opens every image, or none: throws ImageError for the first that fails, with all others closed. */
-export function openImages(config: MountConfig, report: Report): OpenedImage[] {
+export function openImages(config: OpenConfig, report: Report): OpenedImage[] {
   const tables = new TableAllocator();
   const options = new Map(config.formatOptions);
   const opened: OpenedImage[] = [];
@@ -101,6 +103,9 @@ function attributesOf(path: string, image: Image): [string, string][] {
 /** How long the start of a mount may wait for exact allocation counts. */
 const COUNT_BUDGET_MS = 20;
 
+/** How long counting one image may take in all: a forged table may name the same blocks again and again. */
+const COUNT_LIMIT_MS = 10_000;
+
 /**
  * Counts what each image allocates into `allocated` (st_blocks): small images exactly before this returns,
  * large ones in the background, in slices; until then what the image file itself takes stands for it.
@@ -141,8 +146,11 @@ export function countAllocation(
 /** One slice per call; true when done, with the total given to `publish`. */
 function counter(image: Image, publish: (bytes: number) => void): () => boolean {
   let total = 0;
+  let spent = 0;
   let next = guestOffset(0);
   return () => {
+    if (spent > COUNT_LIMIT_MS) throw new Error(`counting ${image.format} blocks takes too long`);
+    const started = performance.now();
     const after = image.countAllocated(next, (bytes) => {
       total += bytes;
     });
@@ -150,6 +158,7 @@ function counter(image: Image, publish: (bytes: number) => void): () => boolean 
       publish(Math.min(total, image.virtualSize));
       return true;
     }
+    spent += performance.now() - started;
     next = after;
     return false;
   };

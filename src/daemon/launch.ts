@@ -8,31 +8,56 @@ import type { StartReport } from './main.ts';
 
 const ENTRY = fileURLToPath(new URL('./main.js', import.meta.url));
 
+/** A daemon's process that waits to be told what to mount. */
+export interface WaitingDaemon {
+  /**
+   * Tells it. Returns the notices it gave when its mount is usable; throws the ImageError that kept it from
+   * coming up. A signal to this process meanwhile ends the daemon as well.
+   */
+  mount(config: MountConfig): Promise<readonly string[]>;
+  /** Lets it go without a word. */
+  dismiss(): void;
+}
+
 /**
- * Starts a daemon that outlives this process. Returns the notices it gave when its mount is usable; throws
- * the ImageError that kept it from coming up. A signal to this process meanwhile ends the daemon as well.
+ * Starts the process of a daemon that outlives this one. It is started before the command line is read, so that
+ * both happen at once: loading either takes as long as Node's own start.
  */
-export async function launchDaemon(config: MountConfig): Promise<readonly string[]> {
+export function startDaemon(): WaitingDaemon {
   const child = spawn(process.execPath, ['--no-warnings', ENTRY], {
     detached: true,
     stdio: ['pipe', 'ignore', 'ignore', 'pipe'],
   });
-  const stop = (): void => {
-    child.kill('SIGTERM');
+  const status = statusLine(child);
+  // Nobody may be waiting for it yet.
+  status.catch(() => {});
+  const stdin = child.stdin!;
+  // A daemon that died says so through its status.
+  stdin.on('error', () => {});
+  return {
+    dismiss() {
+      stdin.end();
+      child.unref();
+      (child.stdio[3] as unknown as { destroy(): void }).destroy();
+    },
+    async mount(config) {
+      const stop = (): void => {
+        child.kill('SIGTERM');
+      };
+      process.once('SIGINT', stop);
+      process.once('SIGTERM', stop);
+      try {
+        stdin.end(JSON.stringify(config));
+        const report = JSON.parse(await status) as StartReport;
+        if (report.outcome === 'failed') throw ImageError.fromWire(report.error);
+        return report.notices;
+      } finally {
+        process.off('SIGINT', stop);
+        process.off('SIGTERM', stop);
+        child.unref();
+      }
+    },
   };
-  process.once('SIGINT', stop);
-  process.once('SIGTERM', stop);
-  try {
-    child.stdin!.end(JSON.stringify(config));
-    const text = await statusLine(child);
-    const report = JSON.parse(text) as StartReport;
-    if (report.outcome === 'failed') throw ImageError.fromWire(report.error);
-    return report.notices;
-  } finally {
-    process.off('SIGINT', stop);
-    process.off('SIGTERM', stop);
-    child.unref();
-  }
 }
 
 function statusLine(child: ReturnType<typeof spawn>): Promise<string> {

@@ -6,7 +6,7 @@
 import { closeSync, readFileSync, writeSync } from 'node:fs';
 import { ImageError, type WireError } from '../base/errors.ts';
 import type { MountConfig } from './config.ts';
-import { exitCodeOf, INTERNAL, OK, SYSTEM } from './exit-code.ts';
+import { exitCodeOf, exitCodeOfEnd, OK } from './exit-code.ts';
 import { openLog } from './log.ts';
 import { serveMount } from './serve.ts';
 
@@ -18,7 +18,10 @@ export type StartReport =
   | { readonly outcome: 'failed'; readonly error: WireError };
 
 async function main(): Promise<number> {
-  const config = JSON.parse(readFileSync(0, 'utf8')) as MountConfig;
+  const text = readFileSync(0, 'utf8');
+  // Dismissed: the command line was wrong, or asked for something else.
+  if (text === '') return OK;
+  const config = JSON.parse(text) as MountConfig;
   process.chdir('/');
   let told = false;
   const notices: string[] = [];
@@ -41,7 +44,7 @@ async function main(): Promise<number> {
       log: hooked,
       ready: () => tell({ outcome: 'ready', notices }),
     });
-    return end.how === 'unmounted' ? OK : end.how === 'aborted' ? SYSTEM : INTERNAL;
+    return exitCodeOfEnd(end);
   } catch (problem) {
     const error = ImageError.from(problem, 'bug');
     if (!told) tell({ outcome: 'failed', error: error.toWire() });

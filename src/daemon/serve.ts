@@ -65,7 +65,7 @@ export async function serveMount(config: MountConfig, hooks: ServeHooks): Promis
       threads: config.threads,
       trace: config.trace,
       log: {
-        info: (text) => log.info(text),
+        debug: (text) => log.debug(text),
         warn: (text) => log.warn(text),
         error: (text) => log.error(text),
       },

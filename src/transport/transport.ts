@@ -24,7 +24,7 @@ export interface MountRequest {
 }
 
 export interface TransportLog {
-  readonly info: Report;
+  readonly debug: Report;
   readonly warn: Report;
   readonly error: Report;
 }

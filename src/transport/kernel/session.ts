@@ -6,6 +6,7 @@
 import { closeSync, openSync, writeFileSync, writeSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { EIO } from '../../base/errno.ts';
+import { ImageError } from '../../base/errors.ts';
 import { DEVICE_CLONE, ReplyHeader } from '../../fuse/abi.ts';
 import { ioctlWord } from '../../source/syscalls.ts';
 import { findMount } from '../mountinfo.ts';
@@ -13,7 +14,7 @@ import type { Mount, MountEnd, MountRequest, Transport } from '../transport.ts';
 import { shakeHands } from './handshake.ts';
 import { type MountedDevice, mountDevice } from './mounter.ts';
 import { makeStatus, WorkerStatus } from './status.ts';
-import type { WorkerInput, WorkerMessage } from './worker.ts';
+import type { WorkerInput, WorkerMessage, WorkerStart } from './worker.ts';
 
 /** Read-ahead that root sets for the mount, in KiB: measured best for sequential reads (see docs/performance.md). */
 const READ_AHEAD_KIB = 1024;
@@ -26,16 +27,21 @@ const WORKER_LIMITS = { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 256
 export const kernelTransport: Transport = {
   name: 'kernel',
   async mount(request: MountRequest): Promise<Mount> {
-    const mounted = mountDevice(request);
+    const session = new Session(request);
     try {
-      const { minor } = shakeHands(mounted.device);
-      request.log.info(`FUSE protocol 7.${minor}, ${request.threads} workers`);
-      raiseReadAhead(request.mountpoint);
-      const session = new Session(mounted, request);
-      await session.ready;
-      return session;
+      const mounted = mountDevice(request);
+      try {
+        const { minor } = shakeHands(mounted.device);
+        request.log.debug(`FUSE protocol 7.${minor}, ${request.threads} workers`);
+        raiseReadAhead(request.mountpoint);
+        await session.serve(mounted);
+        return session;
+      } catch (problem) {
+        mounted.unmount('force');
+        throw problem;
+      }
     } catch (problem) {
-      mounted.unmount('force');
+      session.discard();
       throw problem;
     }
   },
@@ -54,62 +60,72 @@ function raiseReadAhead(mountpoint: string): void {
 
 class Session implements Mount {
   readonly ended: Promise<MountEnd>;
-  readonly ready: Promise<void>;
-  readonly #mounted: MountedDevice;
   readonly #request: MountRequest;
   readonly #status: SharedArrayBuffer;
-  readonly #devices: number[] = [];
-  #running = 0;
-  #starting = 0;
+  readonly #workers = new Map<number, Worker>();
+  #mounted: MountedDevice | undefined;
+  #devices: readonly number[] = [];
+  #serving = 0;
+  #discarded = false;
   #replacements = 0;
   #end: MountEnd = { how: 'unmounted' };
   #settle: (end: MountEnd) => void = () => {};
-  #begin: () => void = () => {};
-  #refuse: (problem: Error) => void = () => {};
+  #begun: (problem?: Error) => void = () => {};
 
-  constructor(mounted: MountedDevice, request: MountRequest) {
-    this.#mounted = mounted;
+  /** Starts the workers; they wait for `serve`. */
+  constructor(request: MountRequest) {
     this.#request = request;
     this.#status = makeStatus(request.threads);
     this.ended = new Promise((resolve) => {
       this.#settle = resolve;
     });
-    this.ready = new Promise((resolve, reject) => {
-      this.#begin = resolve;
-      this.#refuse = reject;
+    for (let index = 0; index < request.threads; index += 1) this.#start(index);
+  }
+
+  /** Gives the workers the device; returns when all of them serve it. */
+  async serve(mounted: MountedDevice): Promise<void> {
+    this.#mounted = mounted;
+    this.#devices = Array.from({ length: this.#request.threads }, (_, index) =>
+      index === 0 ? mounted.device : cloneDevice(mounted.device),
+    );
+    const begun = new Promise<void>((resolve, reject) => {
+      this.#begun = (problem) => (problem === undefined ? resolve() : reject(problem));
     });
-    this.#starting = request.threads;
-    for (let index = 0; index < request.threads; index += 1) {
-      this.#devices.push(index === 0 ? mounted.device : cloneDevice(mounted.device));
-      this.#start(index);
-    }
+    for (const [index, worker] of this.#workers) this.#give(index, worker);
+    await begun;
+  }
+
+  /** Ends workers that were never given a device. */
+  discard(): void {
+    this.#discarded = true;
+    if (this.#mounted === undefined) for (const worker of this.#workers.values()) void worker.terminate();
   }
 
   unmount(how: 'clean' | 'force'): number {
-    return this.#mounted.unmount(how);
+    return this.#mounted!.unmount(how);
+  }
+
+  #give(index: number, worker: Worker): void {
+    const start: WorkerStart = { device: this.#devices[index]! };
+    worker.postMessage(start);
   }
 
   #start(index: number): void {
     const { tree, trace, log } = this.#request;
-    const input: WorkerInput = {
-      index,
-      device: this.#devices[index]!,
-      tree,
-      status: this.#status,
-      trace,
-    };
+    const input: WorkerInput = { index, tree, status: this.#status, trace };
     const worker = new Worker(new URL('./worker.js', import.meta.url), {
       workerData: input,
       resourceLimits: WORKER_LIMITS,
       trackUnmanagedFds: false,
     });
+    this.#workers.set(index, worker);
+    if (this.#mounted !== undefined) this.#give(index, worker);
     let done = false;
     let fault = 'it ended without a word';
-    this.#running += 1;
     worker.on('message', (message: WorkerMessage) => {
-      if (message.kind === 'ready') {
-        this.#starting -= 1;
-        if (this.#starting === 0) this.#begin();
+      if (message.kind === 'serving') {
+        this.#serving += 1;
+        if (this.#serving === this.#request.threads) this.#begun();
       } else if (message.kind === 'damage') log.warn(message.text);
       else if (message.kind === 'defect') log.error(`internal error, answered with EIO: ${message.text}`);
       else {
@@ -121,20 +137,21 @@ class Session implements Mount {
       fault = problem instanceof Error ? (problem.stack ?? problem.message) : String(problem);
     });
     worker.on('exit', () => {
-      this.#running -= 1;
-      if (!done) this.#replace(index, fault);
-      if (this.#running === 0) this.#finish();
+      this.#workers.delete(index);
+      if (!done && !this.#discarded) this.#replace(index, fault);
+      if (this.#workers.size === 0) this.#finish();
     });
   }
 
   /** Answers for a worker that died, and puts another in its place. */
   #replace(index: number, fault: string): void {
     const { log } = this.#request;
-    const left = new WorkerStatus(this.#status, index).unanswered();
+    const status = new WorkerStatus(this.#status, index);
+    const left = status.unanswered();
     log.error(`worker ${index} died: ${fault}`);
-    if (left !== undefined) {
+    if (left !== undefined && this.#mounted !== undefined) {
       answerFailure(this.#devices[index]!, left.low, left.high);
-      new WorkerStatus(this.#status, index).end();
+      status.end();
     }
     this.#replacements += 1;
     if (this.#replacements <= MAX_REPLACEMENTS) {
@@ -143,14 +160,14 @@ class Session implements Mount {
     }
     const reason = `workers died ${this.#replacements} times, the last one of: ${fault}`;
     this.#end = { how: 'failed', reason };
-    this.#refuse(new Error(reason));
-    if (this.#running > 0) this.#mounted.unmount('force');
+    this.#begun(new ImageError('bug', reason));
+    this.#mounted?.unmount('force');
   }
 
   #finish(): void {
-    if (this.#end.how === 'failed') this.#mounted.unmount('force');
-    for (const device of this.#devices) if (device !== this.#mounted.device) closeSync(device);
-    closeSync(this.#mounted.device);
+    for (const device of new Set([...this.#devices, this.#mounted?.device ?? -1])) {
+      if (device >= 0) closeSync(device);
+    }
     this.#settle(this.#end);
   }
 }

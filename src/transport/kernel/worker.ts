@@ -1,4 +1,7 @@
-/** Entry of a worker thread: builds its own file system from the seed and serves the device until the end. */
+/**
+ * Entry of a worker thread: builds its own file system from the seed, waits for the device, and serves it until
+ * the end. It is started before the mount is made, so that both happen at once.
+ */
 
 import { writeSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
@@ -10,14 +13,19 @@ import { WorkerStatus } from './status.ts';
 
 export interface WorkerInput {
   readonly index: number;
-  readonly device: number;
   readonly tree: TreeSeed;
   readonly status: SharedArrayBuffer;
   readonly trace: boolean;
 }
 
+/** The one message that a worker gets: the device to serve. */
+export interface WorkerStart {
+  readonly device: number;
+}
+
 export type WorkerMessage =
-  | { readonly kind: 'ready' }
+  /** It is about to read the device. */
+  | { readonly kind: 'serving' }
   /** Damage of an image, met while serving. */
   | { readonly kind: 'damage'; readonly text: string }
   /** A defect of this program: a handler threw. */
@@ -34,15 +42,17 @@ const fs = new FileSystem(input.tree, (text) => {
   told.add(text);
   tell({ kind: 'damage', text });
 });
-tell({ kind: 'ready' });
-const how = serve(input.device, new Responder(fs), {
-  status: new WorkerStatus(input.status, input.index),
-  failed: (problem) => {
-    tell({
-      kind: 'defect',
-      text: problem instanceof Error ? (problem.stack ?? problem.message) : `${problem}`,
-    });
-  },
-  trace: input.trace ? (line) => writeSync(2, `[${input.index}] ${line}\n`) : undefined,
+const responder = new Responder(fs);
+
+port.once('message', ({ device }: WorkerStart) => {
+  tell({ kind: 'serving' });
+  const how = serve(device, responder, {
+    status: new WorkerStatus(input.status, input.index),
+    failed: (problem) => {
+      const text = problem instanceof Error ? (problem.stack ?? problem.message) : String(problem);
+      tell({ kind: 'defect', text });
+    },
+    trace: input.trace ? (line) => writeSync(2, `[${input.index}] ${line}\n`) : undefined,
+  });
+  tell({ kind: 'ended', how });
 });
-tell({ kind: 'ended', how });

@@ -4,12 +4,15 @@
  */
 
 import { EIO, ENXIO, type Moved } from '../base/errno.ts';
-import type { ByteCount, GuestOffset, HostOffset } from '../base/units.ts';
+import { type ByteCount, GIB, type GuestOffset, type HostOffset } from '../base/units.ts';
 import type { Translator } from '../image/driver.ts';
 import { DATA, Extent } from '../image/extent.ts';
 import type { BlockSource } from '../source/block-source.ts';
 
-const MAX_SEEK_STEPS = 1 << 20;
+/** A 64 TiB disk of 1 MiB blocks takes less than a second. */
+const MAX_SEEK_MS = 2000;
+/** The clock is looked at every so many bytes of the disk: some ten thousand table words. */
+const SEEK_SPAN = 16 * GIB;
 
 export class Disk {
   readonly size: ByteCount;
@@ -55,17 +58,19 @@ export class Disk {
    * the image's allocation and to holes of the source inside it. The end of the disk is a hole. -ENXIO at or
    * past the end, and where no data follows.
    *
-   * One call looks at MAX_SEEK_STEPS extents at most; what lies behind them is then called data, as lseek(2)
-   * allows, so that no seek over a vast table stops a worker for long.
+   * One call works for MAX_SEEK_MS or a little longer; what lies behind is then called data, as lseek(2) allows,
+   * so that no seek over a vast table stops a worker for long.
    */
   seek(at: GuestOffset, whence: 'data' | 'hole'): Moved {
     if (at >= this.size) return -ENXIO;
     const wantData = whence === 'data';
     const extent = this.#extent;
     let here: number = at;
-    for (let step = 0; here < this.size; step += 1) {
-      if (step === MAX_SEEK_STEPS) return wantData ? here : this.size;
-      const status = this.#translator.locate(here as GuestOffset, this.size - here, extent);
+    const deadline = performance.now() + MAX_SEEK_MS;
+    while (here < this.size) {
+      if (performance.now() > deadline) return wantData ? here : this.size;
+      const span = Math.min(this.size - here, SEEK_SPAN);
+      const status = this.#translator.locate(here as GuestOffset, span, extent);
       if (status < 0) return status;
       const length = Math.min(extent.length, this.size - here);
       if (length < 1) return -EIO;

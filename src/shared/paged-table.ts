@@ -82,6 +82,41 @@ export class PagedTable {
   }
 
   /**
+   * How many words from `index` on, at most `limit`, are `first`, `first + step`, `first + 2 * step`, …: for
+   * runs of equal entries (step 0) and of neighbours in the file. A page that cannot be read ends the run.
+   * `index + limit` is at most `words`.
+   */
+  run(index: number, first: number, limit: number, step: number): number {
+    const pool = this.#pool;
+    const data = this.#data;
+    let done = 0;
+    while (done < limit) {
+      const page = Math.floor((index + done) / PAGE_WORDS);
+      const within = (index + done) % PAGE_WORDS;
+      const place = Atomics.load(this.#directory, page);
+      const slot = (place >>> 1) & SLOT_MASK;
+      if (place === 0 || !pool.holds(slot, this.#owner, page)) {
+        if (this.#bring(page) < 0) return done;
+        continue;
+      }
+      const count = Math.min(PAGE_WORDS - within, limit - done);
+      const base = slot * PAGE_WORDS + within;
+      let expected = first + done * step;
+      let same = 0;
+      while (same < count && data[base + same] === expected) {
+        same += 1;
+        expected += step;
+      }
+      // What was read counts only if the slot was the page's all the while.
+      if (pool.generation(slot) !== place >>> GENERATION_SHIFT) continue;
+      pool.touch(slot);
+      done += same;
+      if (same < count) return done;
+    }
+    return done;
+  }
+
+  /**
    * Makes a page present. It is read into private memory first, so that no lock is held over the read and a
    * loader may itself look into another table. Two threads may read the same page; the first one's is kept.
    */

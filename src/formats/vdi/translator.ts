@@ -77,10 +77,9 @@ export class VdiTranslator implements Translator {
     const entry = map.get(block);
     if (entry < 0) return entry;
 
-    const stop = Math.min(at + length, layout.virtualSize);
-    let next = block + 1;
+    const following = Math.ceil(Math.min(at + length, layout.virtualSize) / size) - (block + 1);
     if (entry >= ENTRY_ZERO) {
-      while (next * size < stop && map.get(next) === entry) next += 1;
+      const next = block + 1 + map.run(block + 1, entry, following, 0);
       const end = Math.min(next * size, layout.virtualSize);
       return out.set(entry === ENTRY_FREE ? HOLE : ZERO, 0, end - at);
     }
@@ -91,13 +90,8 @@ export class VdiTranslator implements Translator {
     const room = this.#end - host;
     if (room <= 0) return this.#beyondFile(block, entry);
     // With extra bytes between them, no two blocks touch.
-    if (layout.blockExtra === 0) {
-      let physical = entry + 1;
-      while (next * size < stop && physical < layout.blocks && map.get(next) === physical) {
-        next += 1;
-        physical += 1;
-      }
-    }
+    const limit = layout.blockExtra === 0 ? Math.min(following, layout.blocks - entry - 1) : 0;
+    const next = block + 1 + map.run(block + 1, entry + 1, limit, 1);
     const end = Math.min(next * size, layout.virtualSize);
     return out.set(DATA, host, Math.min(end - at, room));
   }

@@ -10,7 +10,15 @@ import type { LoadPage } from '../../shared/paged-table.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import type { Metadata } from './metadata.ts';
 import type { Region, Regions } from './regions.ts';
-import { BAT_ENTRY_BYTES, FULLY_PRESENT, PARTIALLY_PRESENT, UNMAPPED_DRAFT } from './structs.ts';
+import {
+  BAT_ENTRY_BYTES,
+  FULLY_PRESENT,
+  PARTIALLY_PRESENT,
+  UNDEFINED,
+  UNMAPPED,
+  UNMAPPED_DRAFT,
+  ZEROED,
+} from './structs.ts';
 
 /** A FULLY_PRESENT block that cannot be where its entry says: offset 0, where the header section is. */
 export const MISPLACED = FULLY_PRESENT;
@@ -81,6 +89,12 @@ function usedBytes(bat: BatGeometry, block: number): ByteCount {
   return Math.min(bat.blockSize, bat.virtualSize - block * bat.blockSize);
 }
 
+/**
+ * States that read as zeros in words of their own: the specification leaves open what undefined and unmapped
+ * blocks read as, and zeros are always right ([MS-VHDX] 2.5.1.1). One word for all lets neighbours merge.
+ */
+const READS_AS_ZEROS: ReadonlySet<number> = new Set([UNDEFINED, ZEROED, UNMAPPED, UNMAPPED_DRAFT]);
+
 /** Loads a page of words. `source` has the log replayed. Offsets of absent blocks have no meaning: dropped. */
 export function batLoader(source: BlockSource, bat: BatGeometry): LoadPage {
   const buffer = new Uint8Array(PAGE_WORDS * BAT_ENTRY_BYTES);
@@ -97,7 +111,7 @@ export function batLoader(source: BlockSource, bat: BatGeometry): LoadPage {
       const low = view.getUint32(index * BAT_ENTRY_BYTES, true);
       const state = low & 7;
       if (state !== FULLY_PRESENT) {
-        into[start + index] = state;
+        into[start + index] = READS_AS_ZEROS.has(state) ? ZEROED : state;
         continue;
       }
       const mib = view.getUint32(index * BAT_ENTRY_BYTES + 4, true) * 4096 + (low >>> 20);

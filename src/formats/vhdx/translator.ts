@@ -8,28 +8,15 @@ import type { PagedTable } from '../../shared/paged-table.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import { type BatGeometry, describeDamage, entryOf, MISPLACED } from './bat.ts';
 import type { Overlay } from './overlay.ts';
-import { FULLY_PRESENT, NOT_PRESENT, UNDEFINED, UNMAPPED, UNMAPPED_DRAFT, ZEROED } from './structs.ts';
+import { FULLY_PRESENT, NOT_PRESENT, ZEROED } from './structs.ts';
 
 const DAMAGED = -1;
 
-/**
- * What a BAT word means in an image without a parent ([MS-VHDX] 2.5.1.1). The specification leaves open what
- * absent, undefined and unmapped blocks read as; zeros are always right.
- */
+/** What a word of the BAT loader means in an image without a parent ([MS-VHDX] 2.5.1.1). */
 export function kindOf(word: number): ExtentKind | typeof DAMAGED {
-  switch (word & 7) {
-    case NOT_PRESENT:
-      return HOLE;
-    case UNDEFINED:
-    case ZEROED:
-    case UNMAPPED:
-    case UNMAPPED_DRAFT:
-      return ZERO;
-    case FULLY_PRESENT:
-      return word === MISPLACED ? DAMAGED : DATA;
-    default:
-      return DAMAGED;
-  }
+  if (word === NOT_PRESENT) return HOLE;
+  if (word === ZEROED) return ZERO;
+  return (word & 7) === FULLY_PRESENT && word !== MISPLACED ? DATA : DAMAGED;
 }
 
 export class VhdxTranslator implements Translator {
@@ -69,19 +56,31 @@ export class VhdxTranslator implements Translator {
 
     // Data goes on as long as each block follows the one before in the file; then words differ by this much.
     const step = kind === DATA ? (blockSize / MIB) * 8 : 0;
-    let covered = blockSize - within;
-    let expected = word;
-    for (let block = first + 1; covered < length && block < blocks; block += 1) {
-      const next = this.#table.get(entryOf(block, chunkShift));
-      expected += step;
-      if (kind === DATA ? next !== expected : next < 0 || kindOf(next) !== kind) break;
-      covered += blockSize;
-    }
-    covered = Math.min(covered, virtualSize - at);
+    const end = Math.min(blocks, Math.ceil((at + length) / blockSize));
+    const next = this.#runEnd(first, word, end, step);
+    const covered = Math.min(next * blockSize, virtualSize) - at;
     if (kind !== DATA) return out.set(kind, 0, covered);
     const host = (word >>> 3) * MIB + within;
     if (this.#overlay === undefined) return out.set(DATA, host, covered);
     return this.#replayed(this.#overlay, first, host, covered, out);
+  }
+
+  /**
+   * The first block after `first`, at most `end`, whose word does not go on with `word` by `step`. The words of
+   * a chunk stand together; between two chunks is the entry of a sector bitmap.
+   */
+  #runEnd(first: number, word: number, end: number, step: number): number {
+    const { chunkShift } = this.#bat;
+    let block = first + 1;
+    while (block < end) {
+      const chunkEnd = ((block >>> chunkShift) + 1) * 2 ** chunkShift;
+      const limit = Math.min(end, chunkEnd) - block;
+      const expected = word + step * (block - first);
+      const run = this.#table.run(entryOf(block, chunkShift), expected, limit, step);
+      block += run;
+      if (run < limit) break;
+    }
+    return block;
   }
 
   /**

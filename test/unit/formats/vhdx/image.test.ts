@@ -161,6 +161,7 @@ describe('extents', () => {
     const wide: VhdxPlan = { size: 20 * 256 * MIB, blockSize: 256 * MIB };
     const file = buildVhdx(wide);
     file.put(3 * MIB + 16 * 8, batEntry(6, 4));
+    file.size = 400 * MIB;
     const { image, locate } = locator(file);
     expect(locate(0, wide.size)).toEqual({ kind: HOLE, host: 0, length: wide.size });
     expect(allocated(image)).toBe(0);

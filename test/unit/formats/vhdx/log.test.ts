@@ -246,6 +246,16 @@ describe('an entry that is not valid does not count', () => {
     expect(shown(file)).toEqual([0]);
   });
 
+  test.each<[string, LogEntryPlan]>([
+    ['sequence number 0', { sequence: 0, updates: [bat(0)] }],
+    ['a tail beyond the log', { sequence: 4, updates: [bat(0)], tail: MIB }],
+  ])('an entry with %s is none for the next one to follow', (_name, entry) => {
+    const file = base();
+    const second = { sequence: Number(entry.sequence) + 1, updates: [bat(1)], tail: 0 };
+    putEntries(file, plan, [entry, second]);
+    expect(refusal(file)).toBe(NONE);
+  });
+
   test('a log named in the header but empty is refused', () => {
     expect(refusal(base())).toBe(NONE);
   });

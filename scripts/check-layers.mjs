@@ -25,7 +25,7 @@ const FORBIDDEN = [['formats', 'cache']];
 const GUARDED = [
   { specifier: /^(node:)?fs(\/|$)/, layers: ['source', 'transport', 'daemon', 'cli'] },
   { specifier: /^koffi$/, layers: ['source'] },
-  { specifier: /^yargs$/, layers: ['cli'] },
+  { specifier: /^yargs(-parser)?$/, layers: ['cli'] },
   { specifier: /^pino$/, layers: ['daemon'] },
   { specifier: /^fuse-native$/, layers: ['transport'] },
   { specifier: /^node:worker_threads$/, layers: ['transport'] },
@@ -33,7 +33,7 @@ const GUARDED = [
 ];
 
 const root = resolve(process.argv[2] ?? join(dirname(fileURLToPath(import.meta.url)), '..', 'src'));
-const IMPORT = /(?:\bfrom\s*|\bimport\s*\(?\s*|\brequire(?:\(import\.meta\.url\))?\(\s*)'([^']+)'/g;
+const IMPORT = /(?:\bfrom\s*|\bimport\s*\(?\s*|\b(?:r|createR)equire(?:\(import\.meta\.url\))?\(\s*)'([^']+)'/g;
 
 function* files(folder) {
   for (const entry of readdirSync(folder, { withFileTypes: true })) {

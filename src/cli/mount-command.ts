@@ -1,8 +1,8 @@
-/** The command line of vdisk-mount: read with yargs, checked, and turned into what one mount is to be. */
+/** The command line of vdisk-mount: read, checked, and turned into what one mount is to be. */
 
 import { realpathSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
-import yargs from 'yargs';
+import parser from 'yargs-parser';
 import { ImageError } from '../base/errors.ts';
 import { parseSize } from '../base/units.ts';
 import type { MountConfig } from '../daemon/config.ts';
@@ -17,85 +17,70 @@ import {
   readOptionWords,
   splitOptions,
 } from './mount-options.ts';
-import { VERSION } from './version.ts';
-
-const EXAMPLES = [
-  ['$0 disk.vhdx /mnt/img', 'show disk.vhdx as /mnt/img/disk.raw'],
-  ['losetup -rfP --show /mnt/img/disk.raw', 'then attach it with its partitions'],
-  ['$0 a.vdi b.qed /mnt/img', 'two images in one mount'],
-  ['$0 disk.vhd ./disk.raw', 'on a regular file: that file becomes the disk'],
-  ['$0 -o allow_other,format=raw dump /mnt/img', 'options in the manner of mount(8)'],
-  ['umount /mnt/img', 'the end (not root: fusermount3 -u /mnt/img)'],
-] as const;
-
-const EPILOGUE =
-  `Formats: ${DRIVERS.map((driver) => driver.id).join(', ')}. ` +
-  'Exit status: 0 mounted, 1 usage or permission, 2 system error, 4 internal bug, 8 interrupted, 32 mount failure.';
 
 export interface CommandLine {
   readonly paths: readonly string[];
   readonly values: OptionValues;
 }
 
-/**
- * Reads the command line; undefined where it asked for help or the version, which have been printed. Throws
- * ImageError('usage').
- */
-export async function readCommandLine(args: readonly string[]): Promise<CommandLine | undefined> {
-  let parser = yargs([...args])
-    .scriptName('vdisk-mount')
-    .usage('Usage: $0 [options] IMAGE... MOUNTPOINT\n\nShows disk images as flat raw files.')
-    .parserConfiguration({
-      'boolean-negation': false,
-      'parse-positional-numbers': false,
-      'camel-case-expansion': false,
-    })
-    .option('o', {
-      type: 'string',
-      array: true,
-      nargs: 1,
-      requiresArg: true,
-      describe: 'options, separated by commas: every long option, and those of mount(8)',
-    })
-    .option('s', { type: 'boolean', describe: 'ignore unknown words in -o' })
-    .option('n', { type: 'boolean', hidden: true })
-    .version('version', 'show the version and the formats', VERSION)
-    .alias('version', 'V')
-    .help('help')
-    .alias('help', 'h')
-    .strictOptions()
-    .wrap(Math.min(100, process.stdout.columns ?? 100))
-    .epilogue(EPILOGUE)
-    .exitProcess(false)
-    .fail((message, problem) => {
-      throw problem ?? new ImageError('usage', message, { hint: 'See vdisk-mount --help.' });
-    });
-  for (const spec of MOUNT_OPTIONS) {
-    parser = parser.option(spec.name, {
-      type: spec.value === undefined ? 'boolean' : 'string',
-      describe: spec.doc,
-      ...(spec.short === undefined ? {} : { alias: spec.short }),
-      ...(spec.value === undefined ? {} : { requiresArg: true }),
-      ...(spec.choices === undefined ? {} : { choices: spec.choices }),
-      ...(spec.default === undefined ? {} : { defaultDescription: spec.default }),
-    });
-  }
-  for (const [command, what] of EXAMPLES) parser = parser.example(command, what);
-  const parsed = (await parser.parseAsync()) as Record<string, unknown>;
-  if (parsed['help'] === true || parsed['version'] === true) return undefined;
-  const values: OptionValues = new Map();
-  readOptionWords(
-    ((parsed['o'] as string[] | undefined) ?? []).flatMap(splitOptions),
-    values,
-    parsed['s'] === true,
+/** Flags that are on the command line only; the rest is in MOUNT_OPTIONS. */
+const FLAGS = ['s', 'n', 'help', 'version'];
+const ALIASES: Readonly<Record<string, string>> = {
+  help: 'h',
+  version: 'V',
+  ...Object.fromEntries(
+    MOUNT_OPTIONS.flatMap(({ name, short }) => (short === undefined ? [] : [[name, short]])),
+  ),
+};
+
+/** `-oro,noexec` as `-o ro,noexec`: getopt's users write both. */
+function detached(args: readonly string[]): string[] {
+  const end = args.indexOf('--');
+  return args.flatMap((word, at) =>
+    /^-o[^=]/.test(word) && (end < 0 || at < end) ? ['-o', word.slice(2)] : [word],
   );
+}
+
+/**
+ * Reads the command line. Throws ImageError('usage'). It takes the parser of yargs alone: all of yargs, which
+ * takes as long to load as Node to start, is for the help (mount-help.ts).
+ */
+export function readCommandLine(args: readonly string[]): CommandLine | 'help' | 'version' {
+  const { argv, error } = parser.detailed(detached(args), {
+    boolean: [...FLAGS, ...MOUNT_OPTIONS.filter(({ value }) => value === undefined).map(({ name }) => name)],
+    string: ['o', ...MOUNT_OPTIONS.filter(({ value }) => value !== undefined).map(({ name }) => name)],
+    array: ['o'],
+    narg: { o: 1 },
+    alias: ALIASES,
+    configuration: {
+      'boolean-negation': false,
+      'camel-case-expansion': false,
+      'dot-notation': false,
+      'parse-numbers': false,
+      'parse-positional-numbers': false,
+      'strip-aliased': true,
+    },
+  });
+  if (error !== null) throw usage(error.message);
+  const known = new Set(['_', 'o', ...FLAGS, ...MOUNT_OPTIONS.map(({ name }) => name)]);
+  const unknown = Object.keys(argv).find((key) => !known.has(key));
+  if (unknown !== undefined) throw usage(`${unknown.length === 1 ? '-' : '--'}${unknown}: unknown option`);
+  if (argv['help'] === true) return 'help';
+  if (argv['version'] === true) return 'version';
+  const values: OptionValues = new Map();
+  const words = ((argv['o'] as string[] | undefined) ?? []).flatMap(splitOptions);
+  readOptionWords(words, values, argv['s'] === true);
   for (const { name } of MOUNT_OPTIONS) {
-    const value = parsed[name];
+    const value: unknown = argv[name];
     if (value === undefined || value === false) continue;
     values.set(name, String(Array.isArray(value) ? value.at(-1) : value));
   }
   checkValues(values);
-  return { paths: (parsed['_'] as unknown[]).map(String), values };
+  return { paths: argv._.map(String), values };
+}
+
+function usage(message: string): ImageError {
+  return new ImageError('usage', message, { hint: 'See vdisk-mount --help.' });
 }
 
 /** The configuration that a command line asks for. Throws ImageError('usage'). */

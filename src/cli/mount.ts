@@ -12,8 +12,11 @@ async function run(args: readonly string[]): Promise<number> {
   const daemon = args.length < 2 || args.some((word) => STAYS.test(word)) ? undefined : startDaemon();
   try {
     const { configure, readCommandLine } = await import('./mount-command.ts');
-    const commandLine = await readCommandLine(args);
-    if (commandLine === undefined) return OK;
+    const commandLine = readCommandLine(args);
+    if (typeof commandLine === 'string') {
+      await printAbout(commandLine);
+      return OK;
+    }
     const config = configure(commandLine);
     // mount(8) always says rw or ro, so it is worth a word only to those who want to hear more.
     if (config.verbose && commandLine.values.has('rw')) {
@@ -26,6 +29,14 @@ async function run(args: readonly string[]): Promise<number> {
   } finally {
     daemon?.dismiss();
   }
+}
+
+async function printAbout(what: 'help' | 'version'): Promise<void> {
+  const [{ mountHelp, versionText }, { VERSION }] = await Promise.all([
+    import('./mount-help.ts'),
+    import('./version.ts'),
+  ]);
+  process.stdout.write(what === 'help' ? await mountHelp() : versionText(VERSION));
 }
 
 async function serveInForeground(config: MountConfig): Promise<number> {

@@ -5,12 +5,15 @@
 
 import { closeSync, readFileSync, writeSync } from 'node:fs';
 import { ImageError, type WireError } from '../base/errors.ts';
+import { dismissSpares, prestartWorkers } from '../transport/kernel/workers.ts';
 import type { MountConfig } from './config.ts';
 import { exitCodeOf, exitCodeOfEnd, OK } from './exit-code.ts';
 import { openLog } from './log.ts';
 import { serveMount } from './serve.ts';
 
 const STATUS_FD = 3;
+/** The least number of workers that a mount has unless its user says otherwise. */
+const LIKELY_THREADS = 2;
 
 /** What the parent is told. Notices are warnings met while coming up. */
 export type StartReport =
@@ -18,9 +21,13 @@ export type StartReport =
   | { readonly outcome: 'failed'; readonly error: WireError };
 
 async function main(): Promise<number> {
+  prestartWorkers(LIKELY_THREADS);
   const text = readFileSync(0, 'utf8');
-  // Dismissed: the command line was wrong, or asked for something else.
-  if (text === '') return OK;
+  if (text === '') {
+    // Dismissed: the command line was wrong, or asked for something else.
+    dismissSpares();
+    return OK;
+  }
   const config = JSON.parse(text) as MountConfig;
   process.chdir('/');
   let told = false;
@@ -46,6 +53,7 @@ async function main(): Promise<number> {
     });
     return exitCodeOfEnd(end);
   } catch (problem) {
+    dismissSpares();
     const error = ImageError.from(problem, 'bug');
     if (!told) tell({ outcome: 'failed', error: error.toWire() });
     return exitCodeOf(error.kind);

@@ -135,6 +135,11 @@ function unmountAsUser(mountpoint: string, how: 'clean' | 'force'): number {
   return outcome.status === 0 ? 0 : -EBUSY;
 }
 
+/** Ends the mount at `mountpoint`: see Mount.unmount. */
+export function unmountPath(mountpoint: string, how: 'clean' | 'force'): number {
+  return process.geteuid?.() === 0 ? unmountAsRoot(mountpoint, how) : unmountAsUser(mountpoint, how);
+}
+
 /** Cuts the connection behind device "0:45". Fails silently where fusectl is not mounted. */
 export function abortConnection(device: string): void {
   try {

@@ -4,7 +4,7 @@
  */
 
 import { closeSync, openSync, writeFileSync, writeSync } from 'node:fs';
-import { Worker } from 'node:worker_threads';
+import type { Worker } from 'node:worker_threads';
 import { EIO } from '../../base/errno.ts';
 import { ImageError } from '../../base/errors.ts';
 import { DEVICE_CLONE, ReplyHeader } from '../../fuse/abi.ts';
@@ -14,7 +14,8 @@ import type { Mount, MountEnd, MountRequest, Transport } from '../transport.ts';
 import { shakeHands } from './handshake.ts';
 import { type MountedDevice, mountDevice } from './mounter.ts';
 import { makeStatus, WorkerStatus } from './status.ts';
-import type { WorkerInput, WorkerMessage, WorkerStart } from './worker.ts';
+import type { WorkerInput, WorkerMessage } from './worker.ts';
+import { dismissSpares, takeWorker } from './workers.ts';
 
 /** Read-ahead that root sets for the mount, in KiB: measured best for sequential reads (see docs/performance.md). */
 const READ_AHEAD_KIB = 1024;
@@ -22,27 +23,24 @@ const READ_AHEAD_KIB = 1024;
 /** A worker that dies again and again takes the mount down rather than the machine. */
 const MAX_REPLACEMENTS = 16;
 
-const WORKER_LIMITS = { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 256 };
-
 export const kernelTransport: Transport = {
   name: 'kernel',
   async mount(request: MountRequest): Promise<Mount> {
-    const session = new Session(request);
     try {
       const mounted = mountDevice(request);
       try {
         const { minor } = shakeHands(mounted.device);
         request.log.debug(`FUSE protocol 7.${minor}, ${request.threads} workers`);
         raiseReadAhead(request.mountpoint);
-        await session.serve(mounted);
+        const session = new Session(mounted, request);
+        await session.serving;
         return session;
       } catch (problem) {
         mounted.unmount('force');
         throw problem;
       }
-    } catch (problem) {
-      session.discard();
-      throw problem;
+    } finally {
+      dismissSpares();
     }
   },
 };
@@ -60,72 +58,54 @@ function raiseReadAhead(mountpoint: string): void {
 
 class Session implements Mount {
   readonly ended: Promise<MountEnd>;
+  /** Fulfilled when every worker is about to read the device. */
+  readonly serving: Promise<void>;
+  readonly #mounted: MountedDevice;
   readonly #request: MountRequest;
   readonly #status: SharedArrayBuffer;
-  readonly #workers = new Map<number, Worker>();
-  #mounted: MountedDevice | undefined;
-  #devices: readonly number[] = [];
-  #serving = 0;
-  #discarded = false;
+  readonly #devices: readonly number[];
+  #running = 0;
+  #waiting: number;
   #replacements = 0;
   #end: MountEnd = { how: 'unmounted' };
   #settle: (end: MountEnd) => void = () => {};
-  #begun: (problem?: Error) => void = () => {};
+  #begin: () => void = () => {};
+  #refuse: (problem: Error) => void = () => {};
 
-  /** Starts the workers; they wait for `serve`. */
-  constructor(request: MountRequest) {
+  constructor(mounted: MountedDevice, request: MountRequest) {
+    this.#mounted = mounted;
     this.#request = request;
     this.#status = makeStatus(request.threads);
+    this.#waiting = request.threads;
+    this.#devices = Array.from({ length: request.threads }, (_, index) =>
+      index === 0 ? mounted.device : cloneDevice(mounted.device),
+    );
     this.ended = new Promise((resolve) => {
       this.#settle = resolve;
+    });
+    this.serving = new Promise((resolve, reject) => {
+      this.#begin = resolve;
+      this.#refuse = reject;
     });
     for (let index = 0; index < request.threads; index += 1) this.#start(index);
   }
 
-  /** Gives the workers the device; returns when all of them serve it. */
-  async serve(mounted: MountedDevice): Promise<void> {
-    this.#mounted = mounted;
-    this.#devices = Array.from({ length: this.#request.threads }, (_, index) =>
-      index === 0 ? mounted.device : cloneDevice(mounted.device),
-    );
-    const begun = new Promise<void>((resolve, reject) => {
-      this.#begun = (problem) => (problem === undefined ? resolve() : reject(problem));
-    });
-    for (const [index, worker] of this.#workers) this.#give(index, worker);
-    await begun;
-  }
-
-  /** Ends workers that were never given a device. */
-  discard(): void {
-    this.#discarded = true;
-    if (this.#mounted === undefined) for (const worker of this.#workers.values()) void worker.terminate();
-  }
-
   unmount(how: 'clean' | 'force'): number {
-    return this.#mounted!.unmount(how);
-  }
-
-  #give(index: number, worker: Worker): void {
-    const start: WorkerStart = { device: this.#devices[index]! };
-    worker.postMessage(start);
+    return this.#mounted.unmount(how);
   }
 
   #start(index: number): void {
     const { tree, trace, log } = this.#request;
-    const input: WorkerInput = { index, tree, status: this.#status, trace };
-    const worker = new Worker(new URL('./worker.js', import.meta.url), {
-      workerData: input,
-      resourceLimits: WORKER_LIMITS,
-      trackUnmanagedFds: false,
-    });
-    this.#workers.set(index, worker);
-    if (this.#mounted !== undefined) this.#give(index, worker);
+    const worker: Worker = takeWorker();
+    const device = this.#devices[index]!;
+    const input: WorkerInput = { index, device, tree, status: this.#status, trace };
     let done = false;
     let fault = 'it ended without a word';
+    this.#running += 1;
     worker.on('message', (message: WorkerMessage) => {
       if (message.kind === 'serving') {
-        this.#serving += 1;
-        if (this.#serving === this.#request.threads) this.#begun();
+        this.#waiting -= 1;
+        if (this.#waiting === 0) this.#begin();
       } else if (message.kind === 'damage') log.warn(message.text);
       else if (message.kind === 'defect') log.error(`internal error, answered with EIO: ${message.text}`);
       else {
@@ -137,10 +117,11 @@ class Session implements Mount {
       fault = problem instanceof Error ? (problem.stack ?? problem.message) : String(problem);
     });
     worker.on('exit', () => {
-      this.#workers.delete(index);
-      if (!done && !this.#discarded) this.#replace(index, fault);
-      if (this.#workers.size === 0) this.#finish();
+      this.#running -= 1;
+      if (!done) this.#replace(index, fault);
+      if (this.#running === 0) this.#finish();
     });
+    worker.postMessage(input);
   }
 
   /** Answers for a worker that died, and puts another in its place. */
@@ -149,7 +130,7 @@ class Session implements Mount {
     const status = new WorkerStatus(this.#status, index);
     const left = status.unanswered();
     log.error(`worker ${index} died: ${fault}`);
-    if (left !== undefined && this.#mounted !== undefined) {
+    if (left !== undefined) {
       answerFailure(this.#devices[index]!, left.low, left.high);
       status.end();
     }
@@ -160,14 +141,12 @@ class Session implements Mount {
     }
     const reason = `workers died ${this.#replacements} times, the last one of: ${fault}`;
     this.#end = { how: 'failed', reason };
-    this.#begun(new ImageError('bug', reason));
-    this.#mounted?.unmount('force');
+    this.#refuse(new ImageError('bug', reason));
+    this.#mounted.unmount('force');
   }
 
   #finish(): void {
-    for (const device of new Set([...this.#devices, this.#mounted?.device ?? -1])) {
-      if (device >= 0) closeSync(device);
-    }
+    for (const device of new Set(this.#devices)) closeSync(device);
     this.#settle(this.#end);
   }
 }

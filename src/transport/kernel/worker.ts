@@ -1,26 +1,23 @@
 /**
- * Entry of a worker thread: builds its own file system from the seed, waits for the device, and serves it until
- * the end. It is started before the mount is made, so that both happen at once.
+ * Entry of a worker thread: waits for what to serve, builds its own file system from the seed, and serves the
+ * device until the end. It is started before any of that is known, so that loading costs no time later.
  */
 
 import { writeSync } from 'node:fs';
-import { parentPort, workerData } from 'node:worker_threads';
+import { parentPort } from 'node:worker_threads';
 import { FileSystem } from '../../fuse/filesystem.ts';
 import type { TreeSeed } from '../../fuse/tree.ts';
 import { type LoopEnd, serve } from './loop.ts';
 import { Responder } from './responder.ts';
 import { WorkerStatus } from './status.ts';
 
+/** The one message that a worker gets. */
 export interface WorkerInput {
   readonly index: number;
+  readonly device: number;
   readonly tree: TreeSeed;
   readonly status: SharedArrayBuffer;
   readonly trace: boolean;
-}
-
-/** The one message that a worker gets: the device to serve. */
-export interface WorkerStart {
-  readonly device: number;
 }
 
 export type WorkerMessage =
@@ -32,21 +29,21 @@ export type WorkerMessage =
   | { readonly kind: 'defect'; readonly text: string }
   | { readonly kind: 'ended'; readonly how: LoopEnd };
 
-const input = workerData as WorkerInput;
 const port = parentPort!;
 const tell = (message: WorkerMessage): void => port.postMessage(message);
 
-const told = new Set<string>();
-const fs = new FileSystem(input.tree, (text) => {
-  if (told.has(text) || told.size >= 1000) return;
-  told.add(text);
-  tell({ kind: 'damage', text });
-});
-const responder = new Responder(fs);
+/** Damage is told once per place, and no more than so many places. */
+const MAX_TOLD = 1000;
 
-port.once('message', ({ device }: WorkerStart) => {
+function run(input: WorkerInput): void {
+  const told = new Set<string>();
+  const fs = new FileSystem(input.tree, (text) => {
+    if (told.has(text) || told.size >= MAX_TOLD) return;
+    told.add(text);
+    tell({ kind: 'damage', text });
+  });
   tell({ kind: 'serving' });
-  const how = serve(device, responder, {
+  const how = serve(input.device, new Responder(fs), {
     status: new WorkerStatus(input.status, input.index),
     failed: (problem) => {
       const text = problem instanceof Error ? (problem.stack ?? problem.message) : String(problem);
@@ -55,4 +52,6 @@ port.once('message', ({ device }: WorkerStart) => {
     trace: input.trace ? (line) => writeSync(2, `[${input.index}] ${line}\n`) : undefined,
   });
   tell({ kind: 'ended', how });
-});
+}
+
+port.once('message', run);

@@ -1,0 +1,54 @@
+/** The help of vdisk-mount, made by yargs from the option table. */
+
+import yargs from 'yargs';
+import { DRIVERS } from '../formats/registry.ts';
+import { MOUNT_OPTIONS } from './mount-options.ts';
+
+const EXAMPLES = [
+  ['$0 disk.vhdx /mnt/img', 'show disk.vhdx as /mnt/img/disk.raw'],
+  ['losetup -rfP --show /mnt/img/disk.raw', 'then attach it with its partitions'],
+  ['$0 a.vdi b.qed /mnt/img', 'two images in one mount'],
+  ['$0 disk.vhd ./disk.raw', 'on a regular file: that file becomes the disk'],
+  ['$0 -o allow_other,format=raw dump /mnt/img', 'options in the manner of mount(8)'],
+  ['umount /mnt/img', 'the end (not root: fusermount3 -u /mnt/img)'],
+] as const;
+
+const EPILOGUE =
+  `Formats: ${DRIVERS.map((driver) => driver.id).join(', ')}. ` +
+  'Exit status: 0 mounted, 1 usage or permission, 2 system error, 4 internal bug, 8 interrupted, 32 mount failure.';
+
+/** What `vdisk-mount --help` prints. */
+export async function mountHelp(): Promise<string> {
+  let help = yargs([])
+    .scriptName('vdisk-mount')
+    .usage('Usage: $0 [options] IMAGE... MOUNTPOINT\n\nShows disk images as flat raw files.')
+    .option('o', {
+      type: 'string',
+      array: true,
+      describe: 'options, separated by commas: every long option, and those of mount(8)',
+    })
+    .option('s', { type: 'boolean', describe: 'ignore unknown words in -o' })
+    .version(false)
+    .help(false)
+    .option('help', { type: 'boolean', alias: 'h', describe: 'show this' })
+    .option('version', { type: 'boolean', alias: 'V', describe: 'show the version and the formats' })
+    .wrap(Math.min(100, process.stdout.columns ?? 100))
+    .epilogue(EPILOGUE);
+  for (const spec of MOUNT_OPTIONS) {
+    help = help.option(spec.name, {
+      type: spec.value === undefined ? 'boolean' : 'string',
+      describe: spec.doc,
+      ...(spec.short === undefined ? {} : { alias: spec.short }),
+      ...(spec.choices === undefined ? {} : { choices: spec.choices }),
+      ...(spec.default === undefined ? {} : { defaultDescription: spec.default }),
+    });
+  }
+  for (const [command, what] of EXAMPLES) help = help.example(command, what);
+  return `${await help.getHelp()}\n`;
+}
+
+/** What `vdisk-mount --version` prints. */
+export function versionText(version: string): string {
+  const formats = DRIVERS.map(({ id, title }) => `  ${id.padEnd(5)} ${title}\n`).join('');
+  return `vdisk-mount ${version}\nformats:\n${formats}`;
+}

@@ -124,7 +124,6 @@ function factsOf(
     ['file-write-guid', formatGuid(current.fileWriteGuid)],
     ['data-write-guid', formatGuid(current.dataWriteGuid)],
     ['virtual-disk-id', formatGuid(metadata.virtualDiskId)],
-    ['block-size', formatSize(metadata.blockSize)],
     ['blocks', `${bat.blocks}`],
     ['bat-entries', `${bat.entries}`],
   ]);

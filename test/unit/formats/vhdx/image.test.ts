@@ -272,7 +272,6 @@ describe('what is told about the image', () => {
       'file-write-guid': 'aaaaaaaa-0000-0000-0000-000000000001',
       'data-write-guid': 'bbbbbbbb-0000-0000-0000-000000000002',
       'virtual-disk-id': 'cccccccc-0000-0000-0000-000000000003',
-      'block-size': '1 MiB (1048576 bytes)',
       blocks: '5',
       'bat-entries': '5',
     });

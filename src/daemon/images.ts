@@ -4,7 +4,8 @@ import { fstatSync } from 'node:fs';
 import { basename, extname } from 'node:path';
 import { guestOffset } from '../base/units.ts';
 import { DRIVERS } from '../formats/registry.ts';
-import type { FileSeed } from '../fuse/tree.ts';
+import { NAME_BYTES } from '../fuse/filesystem.ts';
+import { type FileSeed, timeOf } from '../fuse/tree.ts';
 import type { Image, Report } from '../image/driver.ts';
 import { openImage } from '../image/open.ts';
 import { TableAllocator } from '../shared/paged-table.ts';
@@ -52,6 +53,13 @@ export function openImages(config: OpenConfig, report: Report): OpenedImage[] {
   }
 }
 
+/** `base` with `end` behind it, `base` cut to what a name may be. */
+function fitted(base: string, end: string): string {
+  let cut = base;
+  while (Buffer.byteLength(cut + end) > NAME_BYTES) cut = cut.slice(0, -1);
+  return cut + end;
+}
+
 /**
  * The names in the mount: "disk.raw" for disk.vhdx. Where two images would have the same name, each keeps its
  * suffix ("disk.vhd.raw"), and where that is not enough it gets a number ("disk.vhd-2.raw").
@@ -63,8 +71,8 @@ export function exposedNames(paths: readonly string[]): string[] {
   return paths.map((path, index) => {
     const shared = stems.filter((other) => other === stems[index]).length > 1;
     const base = shared ? basename(path) : stems[index]!;
-    let name = `${base}.raw`;
-    for (let number = 2; taken.has(name); number += 1) name = `${base}-${number}.raw`;
+    let name = fitted(base, '.raw');
+    for (let number = 2; taken.has(name); number += 1) name = fitted(base, `-${number}.raw`);
     taken.add(name);
     return name;
   });
@@ -74,12 +82,12 @@ export function fileSeeds(opened: readonly OpenedImage[]): FileSeed[] {
   const names = exposedNames(opened.map(({ path }) => path));
   return opened.map(({ path, source, image }, index) => {
     const shared = source.share();
-    const stat = fstatSync(shared.fd);
+    const stat = fstatSync(shared.fd, { bigint: true });
     return {
       name: names[index]!,
       image: image.share(),
       source: shared,
-      times: { atime: stat.atimeMs, mtime: stat.mtimeMs, ctime: stat.ctimeMs },
+      times: { atime: timeOf(stat.atimeNs), mtime: timeOf(stat.mtimeNs), ctime: timeOf(stat.ctimeNs) },
       blockSize: 4096,
       attributes: attributesOf(path, image),
     };

@@ -6,9 +6,10 @@
 import { unlinkSync, writeFileSync } from 'node:fs';
 import { EBUSY } from '../base/errno.ts';
 import { ImageError } from '../base/errors.ts';
-import type { TreeSeed } from '../fuse/tree.ts';
+import { type TreeSeed, timeOf } from '../fuse/tree.ts';
 import { PagePool } from '../shared/page-pool.ts';
 import { kernelTransport } from '../transport/kernel/session.ts';
+import { dismissSpares } from '../transport/kernel/workers.ts';
 import { findMount } from '../transport/mountinfo.ts';
 import type { Mount, MountEnd, Transport, TransportName } from '../transport/transport.ts';
 import type { MountConfig } from './config.ts';
@@ -30,6 +31,8 @@ export interface ServeHooks {
 
 async function transportOf(name: TransportName): Promise<Transport> {
   if (name === 'kernel') return kernelTransport;
+  // Started ahead for the kernel transport, before anybody could know.
+  dismissSpares();
   return (await import('../transport/fuse-native/adapter.ts')).fuseNativeTransport;
 }
 
@@ -52,7 +55,7 @@ export async function serveMount(config: MountConfig, hooks: ServeHooks): Promis
       uid: config.uid,
       gid: config.gid,
       umask: config.umask,
-      mounted: Date.now(),
+      mounted: timeOf(BigInt(Date.now()) * 1_000_000n),
     };
     stopCounting = countAllocation(opened, allocated, (text) => log.warn(text));
     const transport = await transportOf(config.transport);

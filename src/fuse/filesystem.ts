@@ -11,6 +11,7 @@ import {
   EBADF,
   EINVAL,
   EISDIR,
+  ENAMETOOLONG,
   ENOENT,
   ENOTDIR,
   ENXIO,
@@ -22,7 +23,7 @@ import { type ByteCount, guestOffset } from '../base/units.ts';
 import type { Disk } from '../disk/disk.ts';
 import type { Report } from '../image/driver.ts';
 import { ROOT_NODE } from './abi.ts';
-import { attachDisks, type FileSeed, type TreeSeed } from './tree.ts';
+import { attachDisks, type FileSeed, type Time, type TreeSeed } from './tree.ts';
 
 export const S_IFDIR = 0o040000;
 export const S_IFREG = 0o100000;
@@ -30,8 +31,13 @@ export const S_IFREG = 0o100000;
 export const SEEK_DATA = 3;
 export const SEEK_HOLE = 4;
 
+/** Longest name, as statfs says: NAME_MAX of <linux/limits.h>. */
+export const NAME_BYTES = 255;
+
 const O_ACCMODE = 3;
 const W_OK = 2;
+
+const EPOCH: Time = { seconds: 0, nanoseconds: 0 };
 
 /** Attributes of a node. Owned and reused by the caller. */
 export class Attributes {
@@ -44,10 +50,9 @@ export class Attributes {
   uid = 0;
   gid = 0;
   blockSize = 4096;
-  /** Milliseconds since 1970. */
-  atime = 0;
-  mtime = 0;
-  ctime = 0;
+  atime = EPOCH;
+  mtime = EPOCH;
+  ctime = EPOCH;
 }
 
 export interface DirectoryEntry {
@@ -98,7 +103,7 @@ export class FileSystem {
   /** The node of `name` (its bytes, as Latin-1) in directory `parent`, or -errno. */
   lookup(parent: number, name: string): number {
     if (!this.#isRootDirectory(parent)) return -ENOTDIR;
-    return this.#byName.get(name) ?? -ENOENT;
+    return this.#byName.get(name) ?? (name.length > NAME_BYTES ? -ENAMETOOLONG : -ENOENT);
   }
 
   getattr(node: number, out: Attributes): Status {

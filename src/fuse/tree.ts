@@ -11,14 +11,27 @@ import { PagePool, type PagePoolSeed } from '../shared/page-pool.ts';
 import type { SharedSource } from '../source/block-source.ts';
 import { attachSource } from '../source/file.ts';
 
+/** Since 1970. Milliseconds in a double would not be exact. */
+export interface Time {
+  readonly seconds: number;
+  readonly nanoseconds: number;
+}
+
+export function timeOf(nanoseconds: bigint): Time {
+  const rest = ((nanoseconds % BILLION) + BILLION) % BILLION;
+  return { seconds: Number((nanoseconds - rest) / BILLION), nanoseconds: Number(rest) };
+}
+
+const BILLION = 1_000_000_000n;
+
 /** One raw file in the mount. */
 export interface FileSeed {
   /** "disk.raw" */
   readonly name: string;
   readonly image: SharedImage;
   readonly source: SharedSource;
-  /** Times of the image file, in ms. */
-  readonly times: { readonly atime: number; readonly mtime: number; readonly ctime: number };
+  /** Those of the image file. */
+  readonly times: { readonly atime: Time; readonly mtime: Time; readonly ctime: Time };
   /** st_blksize. */
   readonly blockSize: number;
   /** `user.vdisk.…` attributes: full name → value. */
@@ -36,8 +49,8 @@ export interface TreeSeed {
   readonly gid: number;
   /** Permission bits that are taken away. */
   readonly umask: number;
-  /** When the mount was made, in ms: the times of the directory. */
-  readonly mounted: number;
+  /** When the mount was made: the times of the directory. */
+  readonly mounted: Time;
 }
 
 /** The disks of a tree, in the order of its files, attached in this thread. */

@@ -1,20 +1,29 @@
 /** A regular file or block device on the host, opened read-only. */
 
 import { closeSync, constants, fstatSync, openSync, readFileSync, readSync } from 'node:fs';
-import { errnoOf, type Moved } from '../base/errno.ts';
+import { EINTR, errnoOf, type Moved } from '../base/errno.ts';
 import { ImageError } from '../base/errors.ts';
 import type { ByteCount, HostOffset } from '../base/units.ts';
 import type { BlockSource, SharedSource } from './block-source.ts';
-import { seekData, seekHole } from './syscalls.ts';
+import { type DirectIo, directIo, seekData, seekHole } from './syscalls.ts';
+
+/** Arrays smaller than this are read into by Node's own functions. */
+const DIRECT_BYTES = 4096;
 
 export class FileSource implements BlockSource {
   readonly label: string;
   readonly size: ByteCount;
   readonly allocated: ByteCount;
   readonly #fd: number;
+  readonly #direct: DirectIo | undefined;
+  /** The array that was read into last, and where it is: nearly always the same one, the reply buffer. */
+  #target: Uint8Array | undefined;
+  #address = 0;
 
-  constructor(shared: SharedSource) {
+  /** `direct` is given where the data path reads through this source. */
+  constructor(shared: SharedSource, direct?: DirectIo) {
     this.#fd = shared.fd;
+    this.#direct = direct;
     this.label = shared.label;
     this.size = shared.size;
     this.allocated = shared.allocated;
@@ -23,16 +32,31 @@ export class FileSource implements BlockSource {
   readAt(target: Uint8Array, start: number, length: ByteCount, at: HostOffset): Moved {
     let done = 0;
     while (done < length) {
-      let moved: number;
-      try {
-        moved = readSync(this.#fd, target, start + done, length - done, at + done);
-      } catch (problem) {
-        return -errnoOf(problem);
+      const moved = this.#readOnce(target, start + done, length - done, at + done);
+      if (moved < 0) {
+        if (moved === -EINTR) continue;
+        return moved;
       }
       if (moved === 0) return done;
       done += moved;
     }
     return done;
+  }
+
+  #readOnce(target: Uint8Array, start: number, length: number, at: number): Moved {
+    const direct = this.#direct;
+    if (direct !== undefined && target.length >= DIRECT_BYTES) {
+      if (target !== this.#target) {
+        this.#target = target;
+        this.#address = direct.addressOf(target);
+      }
+      return direct.pread(this.#fd, this.#address + start, length, at);
+    }
+    try {
+      return readSync(this.#fd, target, start, length, at);
+    } catch (problem) {
+      return -errnoOf(problem);
+    }
   }
 
   nextData(at: HostOffset): HostOffset {
@@ -58,9 +82,9 @@ export class FileSource implements BlockSource {
   }
 }
 
-/** In any thread: the source that `share()` described. */
+/** In any thread: the source that `share()` described, for its data path. */
 export function attachSource(shared: SharedSource): BlockSource {
-  return new FileSource(shared);
+  return new FileSource(shared, directIo());
 }
 
 /** Opens `path` read-only. Throws ImageError with what to do about it. */

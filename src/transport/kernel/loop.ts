@@ -2,6 +2,7 @@
 
 import { readSync, writeSync } from 'node:fs';
 import { EAGAIN, ECONNABORTED, EINTR, EINVAL, ENODEV, ENOENT, errnoOf } from '../../base/errno.ts';
+import { directIo } from '../../source/syscalls.ts';
 import { OPCODES, REPLY_AT, type Responder } from './responder.ts';
 import type { WorkerStatus } from './status.ts';
 
@@ -15,24 +16,52 @@ export interface LoopHooks {
   readonly trace: ((line: string) => void) | undefined;
 }
 
+/** The device, with the buffers of a responder: counts, or -errno. */
+interface Device {
+  /** One request into the request buffer. */
+  receive(): number;
+  /** The first `size` bytes of the reply. */
+  send(size: number): number;
+}
+
+function openDevice(device: number, { request, reply }: Responder): Device {
+  const direct = directIo();
+  if (direct !== undefined) {
+    const requestAt = direct.addressOf(request);
+    const replyAt = direct.addressOf(reply) + REPLY_AT;
+    return {
+      receive: () => direct.read(device, requestAt, request.length),
+      send: (size) => direct.write(device, replyAt, size),
+    };
+  }
+  const attempt = (call: () => number): number => {
+    try {
+      return call();
+    } catch (problem) {
+      return -errnoOf(problem);
+    }
+  };
+  return {
+    receive: () => attempt(() => readSync(device, request, 0, request.length, null)),
+    send: (size) => attempt(() => writeSync(device, reply, REPLY_AT, size, null)),
+  };
+}
+
 /**
  * Serves requests until the mount ends. Throws only what the device itself says that is neither a retry nor
  * an end.
  */
-export function serve(device: number, responder: Responder, hooks: LoopHooks): LoopEnd {
-  const { request, reply } = responder;
+export function serve(fd: number, responder: Responder, hooks: LoopHooks): LoopEnd {
   const { status, trace } = hooks;
+  const device = openDevice(fd, responder);
   for (;;) {
-    let length: number;
-    try {
-      length = readSync(device, request, 0, request.length, null);
-    } catch (problem) {
-      const errno = errnoOf(problem);
+    const length = device.receive();
+    if (length < 0) {
       // ENOENT: the request was interrupted before it was read.
-      if (errno === ENOENT || errno === EINTR || errno === EAGAIN) continue;
-      if (errno === ENODEV) return 'unmounted';
-      if (errno === ECONNABORTED) return 'aborted';
-      throw problem;
+      if (length === -ENOENT || length === -EINTR || length === -EAGAIN) continue;
+      if (length === -ENODEV) return 'unmounted';
+      if (length === -ECONNABORTED) return 'aborted';
+      throw new Error(`reading the FUSE device failed (errno ${-length})`);
     }
     status.begin(responder.opcode, responder.uniqueLow, responder.uniqueHigh);
     let size: number;
@@ -43,25 +72,28 @@ export function serve(device: number, responder: Responder, hooks: LoopHooks): L
       hooks.failed(problem);
     }
     if (trace !== undefined) trace(describe(responder, length, size));
-    if (size > 0) {
-      try {
-        writeSync(device, reply, REPLY_AT, size, null);
-      } catch (problem) {
-        // ENOENT: the caller was killed meanwhile. ENODEV: unmounted meanwhile; the next read says so too.
-        const errno = errnoOf(problem);
-        if (errno === EINVAL) {
-          writeSync(device, reply, REPLY_AT, responder.answerFailure(), null);
-          hooks.failed(new Error(`the kernel refused the reply to opcode ${responder.opcode}`));
-        } else if (errno !== ENOENT && errno !== ENODEV && errno !== ECONNABORTED) {
-          throw problem;
-        }
-      }
-    }
+    if (size > 0) send(device, size, responder, hooks);
     status.end();
   }
 }
 
-/** "rx LOOKUP n1 41B", "tx READ u12 4096B" in the manner of FUSE debug logs: one line per request. */
+function send(device: Device, size: number, responder: Responder, hooks: LoopHooks): void {
+  let sent = device.send(size);
+  while (sent === -EINTR || sent === -EAGAIN) sent = device.send(size);
+  if (sent === size) return;
+  // ENOENT: the caller was killed meanwhile. The others: the mount ended meanwhile, as the next read says too.
+  if (sent === -ENOENT || sent === -ENODEV || sent === -ECONNABORTED) return;
+  if (sent === -EINVAL) {
+    device.send(responder.answerFailure());
+    hooks.failed(new Error(`the kernel refused the reply to opcode ${responder.opcode}`));
+    return;
+  }
+  throw new Error(
+    `writing to the FUSE device failed (${sent < 0 ? `errno ${-sent}` : `${sent} of ${size} bytes`})`,
+  );
+}
+
+/** "LOOKUP node=1 unique=4 47 bytes -> 128 bytes": one line per request. */
 function describe(responder: Responder, received: number, sent: number): string {
   const name = OPCODES.get(responder.opcode)?.name ?? `opcode ${responder.opcode}`;
   const outcome =

@@ -25,6 +25,7 @@ import {
   StatfsOut,
 } from '../../fuse/abi.ts';
 import { Attributes, type FileSystem, S_IFDIR, S_IFREG } from '../../fuse/filesystem.ts';
+import type { Time } from '../../fuse/tree.ts';
 
 /** Where the payload of a reply starts in the reply buffer. */
 export const PAYLOAD_AT = 4096;
@@ -322,9 +323,8 @@ export class Responder {
     this.#out[word + 21] = 0;
   }
 
-  #putTime(seconds: number, nanoseconds: number, ms: number): void {
-    const whole = Math.floor(ms / 1000);
-    this.#out64(seconds, whole);
-    this.#out[nanoseconds >> 2] = Math.floor((ms - whole * 1000) * 1e6);
+  #putTime(secondsAt: number, nanosecondsAt: number, time: Time): void {
+    this.#out64(secondsAt, time.seconds);
+    this.#out[nanosecondsAt >> 2] = time.nanoseconds;
   }
 }

@@ -1,0 +1,44 @@
+/** The names of the raw files in a mount. */
+
+import { describe, expect, it } from 'vitest';
+import { exposedNames } from '../../../src/daemon/images.ts';
+
+describe('exposedNames', () => {
+  it.each([
+    ['one image', ['/a/disk.vhdx'], ['disk.raw']],
+    ['several', ['/a/one.vhd', '/b/two.vdi'], ['one.raw', 'two.raw']],
+    ['several dots', ['/a/disk.2024.vhdx'], ['disk.2024.raw']],
+    ['no suffix', ['/dev/sda'], ['sda.raw']],
+    ['a raw image', ['/a/disk.raw'], ['disk.raw']],
+    ['a hidden file', ['/a/.hidden'], ['.hidden.raw']],
+    // Two of the same stem keep their suffixes, wherever they are.
+    ['the same stem', ['/a/disk.vhd', '/b/disk.vdi'], ['disk.vhd.raw', 'disk.vdi.raw']],
+    [
+      'the same stem among others',
+      ['/a/disk.vhd', '/a/c.vhd', '/a/disk.qed'],
+      ['disk.vhd.raw', 'c.raw', 'disk.qed.raw'],
+    ],
+    // Where that is not enough they are numbered.
+    ['the same name', ['/a/d.vhd', '/b/d.vhd', '/c/d.vhd'], ['d.vhd.raw', 'd.vhd-2.raw', 'd.vhd-3.raw']],
+    ['the same image twice', ['/a/d.vhd', '/a/d.vhd'], ['d.vhd.raw', 'd.vhd-2.raw']],
+    [
+      'a name that a number leads to',
+      ['/a/d.vhd', '/b/d.vhd', '/c/d.vhd-2.img'],
+      ['d.vhd.raw', 'd.vhd-2.raw', 'd.vhd-2-2.raw'],
+    ],
+    [
+      'a stem that is the other one with its suffix',
+      ['/a/d.vhd', '/b/d.vdi', '/c/d.vhd.img'],
+      ['d.vhd.raw', 'd.vdi.raw', 'd.vhd-2.raw'],
+    ],
+  ])('%s', (_, paths, names) => {
+    expect(exposedNames(paths)).toEqual(names);
+    expect(new Set(exposedNames(paths)).size).toBe(paths.length);
+  });
+
+  it('never gives a name twice', () => {
+    const parts = ['a', 'a.vhd', 'a.vhd-2', 'a.raw', 'a-2', 'a.vhd.raw', 'a.vhd.vhd'];
+    const paths = parts.flatMap((part) => [`/x/${part}`, `/y/${part}`, `/z/${part}.vhd`]);
+    expect(new Set(exposedNames(paths)).size).toBe(paths.length);
+  });
+});

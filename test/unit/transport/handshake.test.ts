@@ -1,0 +1,136 @@
+/** FUSE_INIT as bytes: which kernels are spoken with, and what is agreed. */
+
+import { describe, expect, it } from 'vitest';
+import { answerInit, type InitVerdict } from '../../../src/transport/kernel/handshake.ts';
+import { decodeReply, request, u32 } from './support.ts';
+
+const INIT = 26;
+const EPROTO = -71;
+
+const ASYNC_READ = 1 << 0;
+const POSIX_LOCKS = 1 << 1;
+const DO_READDIRPLUS = 1 << 13;
+const READDIRPLUS_AUTO = 1 << 14;
+const ASYNC_DIO = 1 << 15;
+const WRITEBACK_CACHE = 1 << 16;
+const PARALLEL_DIROPS = 1 << 18;
+const MAX_PAGES = 1 << 22;
+const EXPLICIT_INVAL_DATA = 1 << 25;
+const USED = [
+  ASYNC_READ,
+  DO_READDIRPLUS,
+  READDIRPLUS_AUTO,
+  ASYNC_DIO,
+  PARALLEL_DIROPS,
+  MAX_PAGES,
+  EXPLICIT_INVAL_DATA,
+].reduce((all, flag) => all | flag);
+
+/** An INIT request: fuse_init_in of 16 bytes, or of 64 from 7.36 on. */
+function init(major: number, minor: number, flags: number, bodyBytes = minor >= 36 ? 64 : 16): Buffer {
+  const body = Buffer.concat([
+    u32(major), // major
+    u32(minor), // minor
+    u32(131_072), // max_readahead
+    u32(flags), // flags
+    u32(0x7fffffff), // flags2
+    Buffer.alloc(44, 0xee), // unused
+  ]);
+  return request(INIT, 0, body.subarray(0, bodyBytes));
+}
+
+interface Agreed {
+  readonly major: number;
+  readonly minor: number;
+  readonly maxReadahead: number;
+  readonly flags: number;
+}
+
+/** The fuse_init_out of an answer. Checks the parts that are always the same. */
+function agreed({ reply }: InitVerdict): Agreed {
+  const { error, payload } = decodeReply(reply);
+  expect(error).toBe(0);
+  expect(payload.length).toBe(64);
+  expect(payload.readUInt16LE(16), 'max_background').toBe(64);
+  expect(payload.readUInt16LE(18), 'congestion_threshold').toBe(48);
+  expect(payload.readUInt32LE(20), 'max_write').toBeGreaterThanOrEqual(4096);
+  expect(payload.readUInt32LE(24), 'time_gran').toBe(1);
+  expect(payload.readUInt16LE(28), 'max_pages').toBe(256);
+  expect(
+    payload.subarray(30).every((byte) => byte === 0),
+    'the rest',
+  ).toBe(true);
+  return {
+    major: payload.readUInt32LE(0),
+    minor: payload.readUInt32LE(4),
+    maxReadahead: payload.readUInt32LE(8),
+    flags: payload.readUInt32LE(12) | 0,
+  };
+}
+
+describe('answerInit', () => {
+  it.each([
+    [31, 31],
+    [32, 32],
+    [36, 36],
+    [38, 38],
+    [39, 38],
+    [45, 38],
+    [4000, 38],
+  ])('agrees with a kernel that speaks 7.%i on 7.%i', (kernel, minor) => {
+    const answer = answerInit(init(7, kernel, -1));
+    expect(answer).toMatchObject({ verdict: 'agreed', minor });
+    expect(agreed(answer)).toEqual({ major: 7, minor, maxReadahead: 131_072, flags: USED });
+  });
+
+  it.each([
+    ['nothing', 0, 0],
+    ['what we do not use', POSIX_LOCKS | WRITEBACK_CACHE, 0],
+    ['a part', ASYNC_READ | POSIX_LOCKS | MAX_PAGES, ASYNC_READ | MAX_PAGES],
+    ['everything', -1, USED],
+  ])('uses only what is offered, where that is %s', (_, offered, flags) => {
+    expect(agreed(answerInit(init(7, 38, offered))).flags).toBe(flags);
+  });
+
+  it.each([
+    [8, 0],
+    [8, 45],
+    [0xffffffff, 0],
+  ])('asks a kernel that speaks %i.%i to ask again in our version', (major, minor) => {
+    const answer = answerInit(init(major, minor, -1));
+    expect(answer.verdict).toBe('again');
+    // "the kernel will check the major version": it then sends a second INIT.
+    expect(agreed(answer)).toMatchObject({ major: 7, minor: 38, flags: 0 });
+  });
+
+  it.each([
+    [7, 30],
+    [7, 0],
+    [6, 99],
+    [0, 31],
+  ])('refuses a kernel that speaks %i.%i, and says what is needed', (major, minor) => {
+    const answer = answerInit(init(major, minor, -1, 16));
+    expect(answer.verdict).toBe('refused');
+    if (answer.verdict !== 'refused') return;
+    expect(answer.reason).toContain(`${major}.${minor}`);
+    expect(answer.reason).toContain('7.31');
+    expect(decodeReply(answer.reply)).toEqual({ error: EPROTO, payload: Buffer.alloc(0) });
+  });
+
+  it('refuses a body that is cut short', () => {
+    for (let length = 0; length < 16; length += 1) {
+      const answer = answerInit(init(7, 38, -1, length));
+      expect(answer.verdict, `${length} bytes`).toBe('refused');
+      if (answer.verdict === 'refused') expect(answer.reason).toContain(`${length} bytes`);
+      expect(decodeReply(answer.reply).error).toBe(EPROTO);
+    }
+  });
+
+  it('takes a body of any length from 16 bytes on', () => {
+    for (const length of [16, 17, 20, 63, 64]) {
+      expect(answerInit(init(7, 38, -1, length)).verdict, `${length} bytes`).toBe('agreed');
+    }
+    const longer = request(INIT, 0, Buffer.concat([init(7, 45, -1).subarray(40), Buffer.alloc(64, 0xee)]));
+    expect(agreed(answerInit(longer)).flags).toBe(USED);
+  });
+});

@@ -1,0 +1,136 @@
+/** The worker's loop over a pair of sockets in place of the device: a read, a reply, a handler that throws. */
+
+import { closeSync, readSync, writeSync } from 'node:fs';
+import { afterAll, describe, expect, it } from 'vitest';
+import { haveSyscalls, socketPair } from '../../../src/source/syscalls.ts';
+import { serve } from '../../../src/transport/kernel/loop.ts';
+import { Responder } from '../../../src/transport/kernel/responder.ts';
+import { makeStatus, WorkerStatus } from '../../../src/transport/kernel/status.ts';
+import { decodeReply, name, type Reply, readIn, request, Trees } from './support.ts';
+
+const EIO = -5;
+const ENOENT = -2;
+const LOOKUP = 1;
+const FORGET = 2;
+const READ = 15;
+const STATFS = 17;
+
+const trees = new Trees();
+afterAll(() => trees.close());
+
+interface Served {
+  /** For each request: its reply; undefined where none came. */
+  readonly replies: readonly (Reply | undefined)[];
+  /** What was traced. */
+  readonly lines: readonly string[];
+  readonly problems: readonly unknown[];
+  /** Requests that the worker counted. */
+  readonly requests: number;
+}
+
+/**
+ * Serves `messages` one after the other. A hook is called between a request and its reply: it takes the reply
+ * before, sends the next request, and stops the loop at an extra one. So the loop never waits for what no one
+ * sends, whatever it does wrong.
+ */
+function serveAll(responder: Responder, messages: readonly Buffer[]): Served {
+  const pair = socketPair();
+  if (typeof pair === 'number') throw new Error(`socketpair: errno ${-pair}`);
+  const [device, kernel] = pair;
+  const replies: (Reply | undefined)[] = [];
+  const lines: string[] = [];
+  const problems: unknown[] = [];
+  const waiting = [...messages, request(STATFS, 1)];
+  const stop = new Error('that was the last one');
+  const buffer = Buffer.alloc(1 << 16);
+  const status = new WorkerStatus(makeStatus(1), 0);
+  const send = (): void => {
+    writeSync(kernel, waiting.shift()!);
+  };
+  try {
+    send();
+    serve(device, responder, {
+      status,
+      failed: (problem) => {
+        problems.push(problem);
+      },
+      trace: (line) => {
+        // A byte of our own behind the reply: reading never waits, also where there was none.
+        writeSync(device, 'x');
+        const length = readSync(kernel, buffer) - 1;
+        if (lines.length > 0) {
+          replies.push(length === 0 ? undefined : decodeReply(Buffer.from(buffer.subarray(0, length))));
+        }
+        if (waiting.length === 0) throw stop;
+        lines.push(line);
+        send();
+      },
+    });
+  } catch (problem) {
+    if (problem !== stop) throw problem;
+  } finally {
+    closeSync(device);
+    closeSync(kernel);
+  }
+  return { replies, lines, problems, requests: status.requests };
+}
+
+const without = haveSyscalls() ? '' : ' (left out: there is no koffi here)';
+
+describe.skipIf(without !== '')(`the loop of a worker${without}`, () => {
+  it('answers request after request', () => {
+    const responder = new Responder(
+      trees.fileSystem([{ name: 'a.raw', content: Buffer.from('0123456789') }]),
+    );
+    const served = serveAll(responder, [
+      request(READ, 2, readIn(2, 4, 3)),
+      request(FORGET, 2, Buffer.alloc(8)),
+      request(LOOKUP, 1, name('none')),
+      request(READ, 2, readIn(2, 0, 100)),
+    ]);
+    expect(served.replies).toEqual([
+      { error: 0, payload: Buffer.from('456') },
+      undefined,
+      { error: ENOENT, payload: Buffer.alloc(0) },
+      { error: 0, payload: Buffer.from('0123456789') },
+    ]);
+    expect(served.requests).toBe(4);
+    expect(served.problems).toEqual([]);
+    expect(served.lines.map((line) => line.replace(/unique=\d+/, 'unique'))).toEqual([
+      'READ node=2 unique 80 bytes -> 3 bytes',
+      'FORGET node=2 unique 48 bytes -> no reply',
+      'LOOKUP node=1 unique 45 bytes -> errno 2',
+      'READ node=2 unique 80 bytes -> 10 bytes',
+    ]);
+  });
+
+  it('answers EIO where a handler throws, tells it, and goes on', () => {
+    const fs = trees.fileSystem([{ name: 'a.raw', content: Buffer.from('0123456789') }]);
+    const problem = new Error('a defect');
+    const lookup = fs.lookup.bind(fs);
+    fs.lookup = (parent, text) => {
+      if (text === 'bad') throw problem;
+      return lookup(parent, text);
+    };
+    const served = serveAll(new Responder(fs), [
+      request(LOOKUP, 1, name('bad')),
+      request(LOOKUP, 1, name('none')),
+    ]);
+    expect(served.replies.map((reply) => reply?.error)).toEqual([EIO, ENOENT]);
+    expect(served.problems).toEqual([problem]);
+  });
+
+  it('ends with what the device says that is neither a retry nor an end', () => {
+    const pair = socketPair();
+    if (typeof pair === 'number') throw new Error(`socketpair: errno ${-pair}`);
+    for (const descriptor of pair) closeSync(descriptor);
+    const status = new WorkerStatus(makeStatus(1), 0);
+    const hooks = {
+      status,
+      failed: () => {},
+      trace: undefined,
+    };
+    const responder = new Responder(trees.fileSystem([]));
+    expect(() => serve(pair[0], responder, hooks)).toThrow(/errno 9/);
+  });
+});

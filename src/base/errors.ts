@@ -23,6 +23,8 @@ export type ErrorKind =
   | 'usage'
   /** A mount could not be made. */
   | 'mount'
+  /** A signal came before it was done. */
+  | 'interrupted'
   /** An invariant of this program failed. */
   | 'bug';
 

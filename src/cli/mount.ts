@@ -3,13 +3,22 @@
 import { ImageError } from '../base/errors.ts';
 import type { MountConfig } from '../daemon/config.ts';
 import { exitCodeOf, exitCodeOfEnd, INTERRUPTED, OK } from '../daemon/exit-code.ts';
-import { startDaemon } from '../daemon/launch.ts';
+import { INHERITED_DEVICE, startDaemon } from '../daemon/launch.ts';
 
 /** Words that say that no daemon in the background is wanted. It is only a guess, for speed. */
 const STAYS = /^(-[a-zA-Z]*[fdhV]|--(foreground|debug|help|version))$|^(-o)?(.*,)?(foreground|debug)(,|$)/;
 
-async function run(args: readonly string[]): Promise<number> {
-  const daemon = args.length < 2 || args.some((word) => STAYS.test(word)) ? undefined : startDaemon();
+/** N of a mountpoint "/dev/fd/N": mount.fuse3 has mounted it already, and hands us the device. */
+function givenDevice(args: readonly string[]): number | undefined {
+  const found = args.map((word) => /^\/dev\/fd\/(\d+)$/.exec(word)?.[1]).find((text) => text !== undefined);
+  return found === undefined ? undefined : Number(found);
+}
+
+/** `begin` is called when a signal is no longer this function's own business. */
+async function run(args: readonly string[], begin: () => void): Promise<number> {
+  const device = givenDevice(args);
+  const stays = args.length < 2 || args.some((word) => STAYS.test(word));
+  const daemon = stays ? undefined : startDaemon(device);
   try {
     const { configure, readCommandLine } = await import('./mount-command.ts');
     const commandLine = readCommandLine(args);
@@ -22,8 +31,10 @@ async function run(args: readonly string[]): Promise<number> {
     if (config.verbose && commandLine.values.has('rw')) {
       process.stderr.write('vdisk-mount: this version only reads: mounting read-only\n');
     }
+    begin();
     if (config.foreground) return await serveInForeground(config);
-    const notices = await (daemon ?? startDaemon()).mount(config);
+    const mountpoint = device === undefined ? config.mountpoint : `/dev/fd/${INHERITED_DEVICE}`;
+    const notices = await (daemon ?? startDaemon(device)).mount({ ...config, mountpoint });
     for (const notice of notices) process.stderr.write(`vdisk-mount: warning: ${notice}\n`);
     return OK;
   } finally {
@@ -52,19 +63,27 @@ async function serveInForeground(config: MountConfig): Promise<number> {
 /** Runs vdisk-mount; returns its exit status. Errors are one line on stderr, and a second with what to do. */
 export async function main(args: readonly string[]): Promise<number> {
   let interrupted = false;
+  let begun = false;
   const onInterrupt = (): void => {
+    // Nothing has been asked for: a daemon that waits ends with us.
+    if (!begun) process.exit(INTERRUPTED);
     interrupted = true;
   };
   process.once('SIGINT', onInterrupt);
+  process.once('SIGTERM', onInterrupt);
   try {
-    return await run(args);
+    return await run(args, () => {
+      begun = true;
+    });
   } catch (problem) {
-    const error = ImageError.from(problem, 'bug');
+    const cause = ImageError.from(problem, 'bug');
+    const error = interrupted ? new ImageError('interrupted', 'interrupted') : cause;
     process.stderr.write(`vdisk-mount: ${error.message}\n`);
     if (error.hint !== undefined) process.stderr.write(`  ${error.hint}\n`);
     if (error.kind === 'bug' && problem instanceof Error) process.stderr.write(`${problem.stack}\n`);
-    return interrupted ? INTERRUPTED : exitCodeOf(error.kind);
+    return exitCodeOf(error.kind);
   } finally {
     process.off('SIGINT', onInterrupt);
+    process.off('SIGTERM', onInterrupt);
   }
 }

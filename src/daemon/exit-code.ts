@@ -24,6 +24,8 @@ export function exitCodeOf(kind: ErrorKind): number {
       return SYSTEM;
     case 'bug':
       return INTERNAL;
+    case 'interrupted':
+      return INTERRUPTED;
     default:
       return MOUNT_FAILURE;
   }

@@ -115,8 +115,9 @@ const COUNT_BUDGET_MS = 20;
 const COUNT_LIMIT_MS = 10_000;
 
 /**
- * Counts what each image allocates into `allocated` (st_blocks): small images exactly before this returns,
- * large ones in the background, in slices; until then what the image file itself takes stands for it.
+ * Counts what each image allocates into `allocated` (st_blocks), and no more than the image file itself takes:
+ * blocks have holes where it is sparse. Small images are counted before this returns, large ones in the
+ * background, in slices; until then what the image file takes stands for it.
  * Returns a function that stops the counting.
  */
 export function countAllocation(
@@ -128,9 +129,9 @@ export function countAllocation(
   opened.forEach(({ source }, index) => {
     counts[index] = source.allocated;
   });
-  const steps = opened.map(({ image }, index) =>
+  const steps = opened.map(({ image, source }, index) =>
     counter(image, (bytes) => {
-      counts[index] = bytes;
+      counts[index] = Math.min(bytes, source.allocated);
     }),
   );
   let stopped = false;
@@ -163,7 +164,7 @@ function counter(image: Image, publish: (bytes: number) => void): () => boolean 
       total += bytes;
     });
     if (after === undefined) {
-      publish(Math.min(total, image.virtualSize));
+      publish(total);
       return true;
     }
     spent += performance.now() - started;

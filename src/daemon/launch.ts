@@ -6,6 +6,9 @@ import { ImageError } from '../base/errors.ts';
 import type { MountConfig } from './config.ts';
 import type { StartReport } from './main.ts';
 
+/** Descriptor of the daemon that `startDaemon` gives a device as. */
+export const INHERITED_DEVICE = 4;
+
 const ENTRY = fileURLToPath(new URL('./main.js', import.meta.url));
 
 /** A daemon's process that waits to be told what to mount. */
@@ -21,12 +24,13 @@ export interface WaitingDaemon {
 
 /**
  * Starts the process of a daemon that outlives this one. It is started before the command line is read, so that
- * both happen at once: loading either takes as long as Node's own start.
+ * both happen at once: loading either takes as long as Node's own start. `device` is a FUSE device that is
+ * mounted already: it is descriptor INHERITED_DEVICE there.
  */
-export function startDaemon(): WaitingDaemon {
+export function startDaemon(device?: number): WaitingDaemon {
   const child = spawn(process.execPath, ['--no-warnings', ENTRY], {
     detached: true,
-    stdio: ['pipe', 'ignore', 'ignore', 'pipe'],
+    stdio: ['pipe', 'ignore', 'ignore', 'pipe', device ?? 'ignore'],
   });
   const status = statusLine(child);
   // Nobody may be waiting for it yet.

@@ -1,6 +1,7 @@
 /** The daemon's log: pino; readable lines on a terminal, JSON elsewhere. */
 
 import pino from 'pino';
+import { ImageError } from '../base/errors.ts';
 import { datagramSocket, sendDatagram } from '../source/syscalls.ts';
 
 export type Log = pino.Logger;
@@ -38,7 +39,7 @@ export interface LogTarget {
   readonly level: 'debug' | 'info' | 'warn';
 }
 
-/** Throws where a log file cannot be opened. */
+/** Throws ImageError('io') where a log file cannot be opened. */
 export function openLog(target: LogTarget): Log {
   const options: pino.LoggerOptions = { level: target.level, base: { pid: process.pid } };
   if (target.to === 'syslog') return pino(options, systemLog());
@@ -46,5 +47,9 @@ export function openLog(target: LogTarget): Log {
     return pino(options, { write: (line: string) => process.stderr.write(readable(line)) });
   }
   const dest = target.to === 'stderr' ? 2 : target.to;
-  return pino(options, pino.destination({ dest, sync: true, append: true, mkdir: false }));
+  try {
+    return pino(options, pino.destination({ dest, sync: true, append: true, mkdir: false }));
+  } catch (problem) {
+    throw ImageError.from(problem, 'io', 'the log file cannot be opened');
+  }
 }

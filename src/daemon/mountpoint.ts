@@ -28,6 +28,9 @@ export function mountShape(config: MountConfig, report: Report): 'directory' | '
   }
   const stat = statMountpoint(mountpoint);
   if (stat.isFile()) {
+    if (config.images.some((image) => isSameFile(image, stat))) {
+      throw refuse(`${mountpoint}: is the image itself, which the mount would hide`);
+    }
     if (config.images.length === 1) return 'file';
     throw refuse(
       `${mountpoint}: is a file, which can show one image only; ${config.images.length} were given`,
@@ -42,6 +45,16 @@ export function mountShape(config: MountConfig, report: Report): 'directory' | '
     );
   }
   return 'directory';
+}
+
+function isSameFile(path: string, stat: Stats): boolean {
+  try {
+    const other = statSync(path);
+    return other.dev === stat.dev && other.ino === stat.ino;
+  } catch {
+    // Opening it will say why.
+    return false;
+  }
 }
 
 function statMountpoint(mountpoint: string): Stats {

@@ -43,7 +43,8 @@ export interface Mount {
   readonly ended: Promise<MountEnd>;
   /**
    * Asks for the end. 'clean' fails with EBUSY while the mount is in use; 'force' detaches the mount and cuts
-   * the connection: whoever still uses it gets errors. Returns 0 or -errno; `ended` settles a little later.
+   * the connection: whoever still uses it gets errors. Returns 0, and `ended` settles a little later; or -errno.
+   * After -ENOSYS, and where 'force' fails, only the end of the process ends the mount.
    */
   unmount(how: 'clean' | 'force'): number;
 }

@@ -69,6 +69,8 @@ function mountAsRoot(request: MountRequest): MountedDevice {
   const args = ['-i', '-t', MOUNT_TYPE, '-o', options.join(','), '--', request.fsname, request.mountpoint];
   const outcome = spawnSync(program, args, { stdio: ['ignore', 'ignore', 'pipe', device] });
   if (outcome.status !== 0) {
+    // A signal may have ended mount(8) when its work was done.
+    if (findMount(request.mountpoint)?.type === MOUNT_TYPE) umount(request.mountpoint, MNT_DETACH);
     closeSync(device);
     const said = outcome.error?.message ?? outcome.stderr.toString().trim();
     throw new ImageError('mount', `${request.mountpoint}: mounting failed: ${firstLine(said)}`);
@@ -119,20 +121,32 @@ function mountAsUser(request: MountRequest): MountedDevice {
 function describeUserFailure(request: MountRequest, said: string): ImageError {
   const text = `${request.mountpoint}: mounting failed: ${firstLine(said)}`;
   if (said.includes('user_allow_other')) {
-    return new ImageError('mount', text, {
+    return new ImageError('denied', text, {
       hint: 'Add the line "user_allow_other" to /etc/fuse.conf (as root), or leave out -o allow_other.',
     });
+  }
+  if (/\/dev\/fuse: Permission denied/.test(said)) {
+    return new ImageError('denied', text, {
+      hint: 'It is open to root only here; everywhere else it is open to all ("chmod 666 /dev/fuse").',
+    });
+  }
+  if (/has no write access|Permission denied|not owned/i.test(said)) {
+    return new ImageError('denied', text, { hint: 'Mount on a directory of your own.' });
   }
   return new ImageError('mount', text);
 }
 
-function unmountAsUser(mountpoint: string, how: 'clean' | 'force'): number {
-  const entry = findMount(mountpoint);
+function fusermountUnmounts(mountpoint: string, ...options: string[]): boolean {
   const program = findHelper('fusermount3', 'fusermount') ?? 'fusermount3';
-  const args = how === 'force' ? ['-u', '-z', '--', mountpoint] : ['-u', '--', mountpoint];
-  const outcome = spawnSync(program, args, { stdio: 'ignore' });
-  if (how === 'force' && entry !== undefined) abortConnection(entry.device);
-  return outcome.status === 0 ? 0 : -EBUSY;
+  return spawnSync(program, ['-u', ...options, '--', mountpoint], { stdio: 'ignore' }).status === 0;
+}
+
+function unmountAsUser(mountpoint: string, how: 'clean' | 'force'): number {
+  if (how === 'clean') return fusermountUnmounts(mountpoint) ? 0 : -EBUSY;
+  const entry = findMount(mountpoint);
+  const detached = fusermountUnmounts(mountpoint, '-z');
+  const cut = entry === undefined || abortConnection(entry.device);
+  return detached && cut ? 0 : -EBUSY;
 }
 
 /** Ends the mount at `mountpoint`: see Mount.unmount. */
@@ -140,19 +154,20 @@ export function unmountPath(mountpoint: string, how: 'clean' | 'force'): number 
   return process.geteuid?.() === 0 ? unmountAsRoot(mountpoint, how) : unmountAsUser(mountpoint, how);
 }
 
-/** Cuts the connection behind device "0:45". Fails silently where fusectl is not mounted. */
-export function abortConnection(device: string): void {
+/** Cuts the connection behind device "0:45"; false where fusectl is not mounted. */
+function abortConnection(device: string): boolean {
   try {
     writeFileSync(`/sys/fs/fuse/connections/${device.split(':')[1]}/abort`, '1');
+    return true;
   } catch {
-    // Without fusectl the last resort is the caller's: the end of the process cuts the connection as well.
+    return false;
   }
 }
 
 /**
- * Clears what a killed daemon left behind: a dead mount of our type on `mountpoint` is detached. Returns what
- * is mounted there and alive, or undefined where the place is free. Throws ImageError('mount') for a dead mount
- * of another file system.
+ * Clears what a killed daemon left behind: a dead mount of our type on `mountpoint` is detached. Says whether
+ * that was done, or a live mount is there, or nothing. Throws ImageError('mount') for a dead mount of another
+ * file system.
  */
 export function clearStaleMount(mountpoint: string): 'cleared' | 'alive' | 'free' {
   const entry = findMount(mountpoint);
@@ -161,16 +176,18 @@ export function clearStaleMount(mountpoint: string): 'cleared' | 'alive' | 'free
     statSync(mountpoint);
     return 'alive';
   } catch (problem) {
-    if (!(problem instanceof Error && 'code' in problem && problem.code === 'ENOTCONN')) return 'alive';
+    const code = problem instanceof Error && 'code' in problem ? problem.code : undefined;
+    // Right after its end a connection answers with the second.
+    if (code !== 'ENOTCONN' && code !== 'ECONNABORTED') return 'alive';
   }
   if (entry.type !== MOUNT_TYPE) {
     throw new ImageError('mount', `${mountpoint}: a dead mount of type ${entry.type} is in the way`, {
       hint: `Remove it with "umount -l ${mountpoint}".`,
     });
   }
-  const status =
-    process.geteuid?.() === 0 ? umount(mountpoint, MNT_DETACH) : unmountAsUser(mountpoint, 'force');
-  if (status < 0) {
+  const detached =
+    process.geteuid?.() === 0 ? umount(mountpoint, MNT_DETACH) === 0 : fusermountUnmounts(mountpoint, '-z');
+  if (!detached) {
     throw new ImageError('mount', `${mountpoint}: a dead mount is in the way (errno ${ENOTCONN})`, {
       hint: `Remove it with "fusermount3 -u -z ${mountpoint}", or as root with "umount -l ${mountpoint}".`,
     });

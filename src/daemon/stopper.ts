@@ -1,0 +1,114 @@
+/**
+ * What signals do, from the first moment of a daemon to its last. Before the mount is there: it shall not
+ * come. Then the first asks for a clean unmount and keeps asking while the mount is in use; the second cuts.
+ */
+
+import { unlinkSync } from 'node:fs';
+import { EBUSY, ENOSYS } from '../base/errno.ts';
+import { findMount } from '../transport/mountinfo.ts';
+import type { Mount } from '../transport/transport.ts';
+import type { MountConfig } from './config.ts';
+import { holdersOfMount } from './holders.ts';
+import type { Log } from './log.ts';
+
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+
+/** How often a busy mount is tried again. */
+const RETRY_MS = 500;
+/** How long a cut connection may take to end before the process ends itself. */
+const FORCE_GRACE_MS = 5000;
+
+export class Stopper {
+  readonly #config: MountConfig;
+  readonly #log: Log;
+  readonly #onSignal: (name: NodeJS.Signals) => void;
+  #mount: Mount | undefined;
+  #early: string | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #asked = false;
+  #told = '';
+
+  /** Listens to signals until `close`. */
+  constructor(config: MountConfig, log: Log) {
+    this.#config = config;
+    this.#log = log;
+    this.#onSignal = (name) => this.#request(name);
+    for (const name of SIGNALS) process.on(name, this.#onSignal);
+  }
+
+  /** The signal that came before the mount was there. */
+  get interruptedBy(): string | undefined {
+    return this.#early;
+  }
+
+  /** From now on signals end this mount. */
+  watch(mount: Mount): void {
+    this.#mount = mount;
+  }
+
+  close(): void {
+    clearTimeout(this.#timer);
+    for (const name of SIGNALS) process.off(name, this.#onSignal);
+  }
+
+  #request(signal: string): void {
+    const { mountpoint } = this.#config;
+    if (this.#mount === undefined) {
+      this.#early = signal;
+      return;
+    }
+    if (!this.#asked) {
+      this.#asked = true;
+      this.#log.info(`${signal}: unmounting ${mountpoint}`);
+      this.#tryUnmount(this.#mount);
+      return;
+    }
+    this.#log.warn(`${signal} again: ${mountpoint} is cut off from whoever uses it`);
+    clearTimeout(this.#timer);
+    // Without fusectl an unprivileged daemon cannot cut the connection but by its own end.
+    if (this.#mount.unmount('force') < 0) this.#endProcess();
+    this.#timer = setTimeout(() => this.#endProcess(), FORCE_GRACE_MS);
+    this.#timer.unref();
+  }
+
+  #tryUnmount(mount: Mount): void {
+    const { mountpoint } = this.#config;
+    const status = mount.unmount('clean');
+    if (status === 0) return;
+    if (status === -ENOSYS) {
+      this.#log.warn(`${mountpoint}: mounted by somebody else, who has to unmount it; this daemon ends`);
+      this.#endProcess();
+    }
+    if (status === -EBUSY) this.#tellWhoHolds();
+    else this.#log.error(`${mountpoint}: unmounting failed (errno ${-status})`);
+    this.#timer = setTimeout(() => this.#tryUnmount(mount), RETRY_MS);
+  }
+
+  #tellWhoHolds(): void {
+    const { mountpoint } = this.#config;
+    const entry = findMount(mountpoint);
+    const holders = entry === undefined ? [] : holdersOfMount(entry.id, mountpoint);
+    const by = holders.length === 0 ? '' : ` by ${holders.join(', ')}`;
+    if (by === this.#told && by !== '') return;
+    this.#told = by;
+    this.#log.warn(
+      `${mountpoint}: in use${by}; serving goes on until it is released (a second signal cuts it off)`,
+    );
+  }
+
+  /** Workers that wait in the device cannot be ended, and process.exit() would wait for them. */
+  #endProcess(): never {
+    removePidFile(this.#config);
+    process.kill(process.pid, 'SIGKILL');
+    throw new Error('unreachable: SIGKILL was sent');
+  }
+}
+
+export function removePidFile(config: MountConfig): void {
+  if (config.pidFile === undefined) return;
+  try {
+    unlinkSync(config.pidFile);
+  } catch {
+    // Somebody was faster, or its directory is gone: the file says nothing any more either way.
+  }
+}

@@ -1,0 +1,222 @@
+/** Ending a mount that is in use: by signals, by umount, by force. */
+
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { gateOf, isRunning, must, run, TO_MOUNT, until } from '../support/machine.ts';
+import { type Foreground, isMounted, logged, Stage } from '../support/mount.ts';
+
+const LINES = 2_000_000;
+const MIB = 1024 * 1024;
+
+const gate = gateOf(...TO_MOUNT);
+
+describe(gate.title('a mount in use'), { skip: gate.skip }, () => {
+  let stage: Stage;
+  let image: string;
+  /** The line at byte `at`: line n of the disk is n in 15 digits, so every 16 bytes differ. */
+  const lineAt = (at: number): string => `${at / 16}`.padStart(15, '0');
+
+  beforeAll(async () => {
+    stage = await Stage.open();
+    image = stage.path('lines.img');
+    await must('sh', ['-c', `seq -f %015.0f 0 ${LINES - 1} > "$1"`, 'sh', image]);
+  });
+  afterAll(() => stage?.close());
+
+  const rawOf = (mounted: { mountpoint: string }): string => join(mounted.mountpoint, 'lines.raw');
+  const warnings = (mounted: Foreground): string[] =>
+    logged(mounted).filter((line) => line.includes('in use'));
+  const ended = async (mounted: Foreground): Promise<number | NodeJS.Signals> => {
+    const how = await mounted.ended();
+    expect(existsSync(mounted.pidFile)).toBe(false);
+    return how;
+  };
+
+  for (const options of [[], ['--transport', 'fuse-native']]) {
+    const transport = gateOf(...(options.length === 0 ? [] : (['package: fuse-native'] as const)));
+
+    describe(transport.title(`${options[1] ?? 'kernel'} transport`), { skip: transport.skip }, () => {
+      it('after SIGTERM names who holds it, serves on, and ends when released', async () => {
+        const mounted = await stage.foreground(image, { options });
+        const holder = await stage.holdOpen(rawOf(mounted));
+        mounted.signal('SIGTERM');
+        const warning = await until('the holder is named', () => warnings(mounted)[0]);
+        expect(warning).toContain(mounted.mountpoint);
+        expect(warning).toContain(`(pid ${holder.pid})`);
+        expect(await holder.ask(`${20 * MIB}`)).toBe(lineAt(20 * MIB));
+        expect(await must('sh', ['-c', 'tail -c 16 "$1"', 'sh', rawOf(mounted)])).toBe(
+          `${lineAt((LINES - 1) * 16)}\n`,
+        );
+        await holder.release();
+        expect(await ended(mounted)).toBe(0);
+        expect(isMounted(mounted.mountpoint)).toBe(false);
+        expect(warnings(mounted)).toHaveLength(1);
+      });
+
+      it('is cut off by a second signal', async () => {
+        const mounted = await stage.foreground(image, { options });
+        const holder = await stage.holdOpen(rawOf(mounted));
+        mounted.signal('SIGTERM');
+        await until('it says that it is in use', () => warnings(mounted)[0]);
+        mounted.signal('SIGTERM');
+        // 2: the connection was cut, which is not how a mount should end.
+        expect([0, 2]).toContain(await ended(mounted));
+        expect(isMounted(mounted.mountpoint)).toBe(false);
+        expect(await holder.ask(`${24 * MIB}`)).toMatch(/^(ENOTCONN|ECONNABORTED|EIO)$/);
+        await holder.release();
+      });
+
+      it('taken away by umount -l is served until it is released', async () => {
+        const mounted = await stage.foreground(image, { options });
+        const holder = await stage.holdOpen(rawOf(mounted));
+        await must('umount', ['-l', mounted.mountpoint]);
+        expect(isMounted(mounted.mountpoint)).toBe(false);
+        for (const at of [8 * MIB, 16 * MIB]) expect(await holder.ask(`${at}`)).toBe(lineAt(at));
+        expect(isRunning(mounted.pid)).toBe(true);
+        await holder.release();
+        expect(await ended(mounted)).toBe(0);
+      });
+
+      it('is kept by umount, which says that it is busy', async () => {
+        const mounted = await stage.foreground(image, { options });
+        const holder = await stage.holdOpen(rawOf(mounted));
+        const refused = await run('umount', [mounted.mountpoint]);
+        expect(refused.status).toBe(32);
+        expect(refused.stderr).toContain('busy');
+        expect(await holder.ask(`${12 * MIB}`)).toBe(lineAt(12 * MIB));
+        await holder.release();
+        await must('umount', [mounted.mountpoint]);
+        expect(await ended(mounted)).toBe(0);
+      });
+
+      const cuts: [string, (mounted: Foreground) => unknown][] = [
+        ['umount -f', (mounted) => run('umount', ['-f', mounted.mountpoint])],
+        ['kill -9', (mounted) => mounted.signal('SIGKILL')],
+      ];
+      for (const [how, cut] of cuts) {
+        it(`leaves no reader waiting after ${how} during reads`, async () => {
+          const mounted = await stage.foreground(image, { options });
+          // The readers say what they got; a reader that hangs fails the test by its limit.
+          const script = 'echo begun; while cat "$1" > "$2" && cmp "$2" "$3"; do :; done 2>&1';
+          const readers = await Promise.all(
+            [1, 2, 3].map(async () => {
+              const copy = stage.fresh('copy');
+              return await stage.hold('sh', ['-c', script, 'sh', rawOf(mounted), copy, image]);
+            }),
+          );
+          await cut(mounted);
+          await Promise.all(
+            readers.map(async (reader) => {
+              // The first line after an error names it; a copy that differs would be cmp's line. The file is not
+              // there for a reader that comes when the mount is gone.
+              const said = await reader.ask('');
+              expect(said).toMatch(/not connected|connection abort|Input\/output error|No such file/);
+              await reader.release();
+            }),
+          );
+          await mounted.ended();
+        });
+      }
+    });
+  }
+
+  it('taken away by umount -l during reads lets the readers finish', async () => {
+    const mounted = await stage.foreground(image);
+    const script = 'exec 9< "$1"; echo begun; read -r line; cat <&9 | cmp - "$2" 2>&1 && echo same';
+    const readers = await Promise.all(
+      [1, 2, 3].map(() => stage.hold('sh', ['-c', script, 'sh', rawOf(mounted), image])),
+    );
+    const answers = Promise.all(readers.map((reader) => reader.ask('')));
+    await must('umount', ['-l', mounted.mountpoint]);
+    expect(await answers).toEqual(['same', 'same', 'same']);
+    await Promise.all(readers.map((reader) => reader.release()));
+    expect(await ended(mounted)).toBe(0);
+  });
+
+  it('names a working directory as its holder', async () => {
+    const mounted = await stage.foreground(image);
+    const script = 'cd "$1" && echo there && read -r line';
+    const holder = await stage.hold('sh', ['-c', script, 'sh', mounted.mountpoint]);
+    mounted.signal('SIGINT');
+    const warning = await until('the holder is named', () => warnings(mounted)[0]);
+    expect(warning).toContain(`sh (pid ${holder.pid})`);
+    await holder.release();
+    expect(await ended(mounted)).toBe(0);
+  });
+
+  const python = gateOf('program: python3');
+  it(python.title('names a mapping as its holder'), { skip: python.skip }, async () => {
+    const mounted = await stage.foreground(image);
+    const script = [
+      'import mmap, sys',
+      'with open(sys.argv[1], "rb") as disk: view = mmap.mmap(disk.fileno(), 0, prot=mmap.PROT_READ)',
+      'print(len(view), flush=True)',
+      'sys.stdin.read()',
+    ];
+    // Python's mmap keeps a descriptor of its own; the test is about whichever of the two is found.
+    const holder = await stage.hold('python3', ['-c', script.join('\n'), rawOf(mounted)]);
+    mounted.signal('SIGTERM');
+    const warning = await until('the holder is named', () => warnings(mounted)[0]);
+    expect(warning).toContain(`(pid ${holder.pid})`);
+    await holder.release();
+    expect(await ended(mounted)).toBe(0);
+  });
+
+  const loop = gateOf('loop devices');
+  it(loop.title('names a loop device as its holder'), { skip: loop.skip }, async () => {
+    const mounted = await stage.foreground(image);
+    const device = await stage.attachLoop(rawOf(mounted));
+    mounted.signal('SIGTERM');
+    const warning = await until('the loop device is named', () => warnings(mounted)[0]);
+    expect(warning).toContain(device);
+    const at = 28 * MIB;
+    const read = ['-c', `dd if="$1" bs=16 skip=${at / 16} count=1 status=none`, 'sh', device];
+    expect(await must('sh', read)).toBe(`${lineAt(at)}\n`);
+    await stage.detachLoop(device);
+    expect(await ended(mounted)).toBe(0);
+  });
+
+  it('on a regular file is named and released like any other', async () => {
+    const mountpoint = stage.makeFile('flat.raw');
+    const mounted = await stage.foreground(image, { mountpoint });
+    const holder = await stage.holdOpen(mountpoint);
+    mounted.signal('SIGTERM');
+    const warning = await until('the holder is named', () => warnings(mounted)[0]);
+    expect(warning).toContain(`(pid ${holder.pid})`);
+    expect(await holder.ask(`${4 * MIB}`)).toBe(lineAt(4 * MIB));
+    await holder.release();
+    expect(await ended(mounted)).toBe(0);
+    expect(isMounted(mountpoint)).toBe(false);
+  });
+
+  const fuser = gateOf('program: fuser');
+  describe(fuser.title('a signal while it comes up'), { skip: fuser.skip }, () => {
+    const moments: [string, (mountpoint: string) => Promise<unknown>][] = [
+      ['at the start', () => new Promise((resolve) => setTimeout(resolve, 20))],
+      ['once the mount is there', (mountpoint) => until('it is mounted', () => isMounted(mountpoint))],
+    ];
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+      for (const [when, moment] of moments) {
+        for (const options of [[], ['-f']]) {
+          it(`${signal} ${when}${options.length === 0 ? '' : ', with -f'}, leaves nothing behind`, async () => {
+            const small = stage.makeFile('small.img', new Uint8Array(4096));
+            const mountpoint = stage.makeDirectory('mnt');
+            const pidFile = stage.fresh('daemon.pid');
+            const started = stage.start([...options, '--pid-file', pidFile, small, mountpoint]);
+            await moment(mountpoint);
+            started.signal(signal);
+            const end = await started.ended(5000);
+            // 0: it was faster (in the foreground: ended cleanly); 8: interrupted, as mount(8) says.
+            expect([0, 8, signal]).toContain(end);
+            if (end === 0 && options.length === 0) await must('umount', [mountpoint]);
+            await until('nothing is mounted', () => !isMounted(mountpoint), 3000);
+            const users = async (): Promise<string> => (await run('fuser', [small])).stdout.trim();
+            await until('no daemon is left', async () => (await users()) === '', 3000);
+            expect(existsSync(pidFile)).toBe(false);
+          });
+        }
+      }
+    }
+  });
+});

@@ -1,0 +1,35 @@
+/** What a refusal to mount must be. */
+
+import { expect } from 'vitest';
+import { type Ran, until } from '../support/machine.ts';
+import { isMounted, type Stage } from '../support/mount.ts';
+
+/** mount(8): incorrect invocation or permissions. */
+export const USAGE = 1;
+/** mount(8): system error. */
+export const SYSTEM = 2;
+/** mount(8): mount failure. */
+export const MOUNT_FAILURE = 32;
+
+/** A status, nothing on standard output, one line that names the thing, at most one more with what to do. */
+export function checkRefusal(ran: Ran, status: number, named: string, mountpoint?: string): string {
+  const { stdout, stderr } = ran;
+  expect({ status: ran.status, stdout }, stderr).toEqual({ status, stdout: '' });
+  expect(stderr).toMatch(/^vdisk-mount: [^\n]+\n( {2}\S[^\n]*\n)?$/);
+  expect(stderr).toContain(named);
+  if (mountpoint !== undefined) expect(isMounted(mountpoint)).toBe(false);
+  return stderr;
+}
+
+/** Runs vdisk-mount, which must refuse, and leave no process behind. Returns what it said. */
+export async function expectRefusal(
+  stage: Stage,
+  status: number,
+  args: readonly string[],
+  named: string,
+): Promise<string> {
+  const before = stage.processes();
+  const said = checkRefusal(await stage.command(args), status, named);
+  await until('no daemon is left', () => stage.processes().every((pid) => before.includes(pid)), 5000);
+  return said;
+}

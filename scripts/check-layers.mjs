@@ -33,7 +33,8 @@ const GUARDED = [
 ];
 
 const root = resolve(process.argv[2] ?? join(dirname(fileURLToPath(import.meta.url)), '..', 'src'));
-const IMPORT = /(?:\bfrom\s*|\bimport\s*\(?\s*|\b(?:r|createR)equire(?:\(import\.meta\.url\))?\(\s*)'([^']+)'/g;
+const IMPORT =
+  /(?:\bfrom\s*|\bimport\s*\(?\s*|\b(?:r|createR)equire(?:\(import\.meta\.url\))?\(\s*)'([^']+)'/g;
 
 function* files(folder) {
   for (const entry of readdirSync(folder, { withFileTypes: true })) {

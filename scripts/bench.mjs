@@ -173,7 +173,8 @@ const TARGETS = {
     waitFor('xmount', () => existsSync(path));
     return { path, startMs: performance.now() - started, stop: () => run('umount', [dir]) };
   },
-  'host file': () => ({ path: join(work, 'source.raw'), startMs: 0, stop: () => {} }),
+  /** The raw file itself, out of the host's page cache: what no daemon can do better than once per copy. */
+  'host page cache': () => ({ path: join(work, 'source.raw'), cached: true, startMs: 0, stop: () => {} }),
 };
 
 function measure(job, target) {
@@ -265,7 +266,7 @@ function main() {
     }
     for (let again = 0; again < 4; again += 1) {
       for (const [name, start] of Object.entries(TARGETS)) {
-        if (starts[name] === undefined || name === 'host file') continue;
+        if (starts[name] === undefined || name === 'host page cache') continue;
         const target = start(image, format);
         starts[name].push(target.startMs);
         target.stop();
@@ -277,7 +278,7 @@ function main() {
       unit: 'ms',
       targets: Object.fromEntries(
         Object.entries(starts)
-          .filter(([name]) => name !== 'host file')
+          .filter(([name]) => name !== 'host page cache')
           .map(([name, list]) => [name, { rate: median(list) }]),
       ),
     });

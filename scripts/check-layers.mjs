@@ -60,6 +60,7 @@ for (const file of files(root)) {
     }
     const target = relative(root, resolve(dirname(file), specifier)).split('/');
     const targetRank = LAYERS.indexOf(target[0]);
+    if (target.join('/') === '../package.json') continue;
     if (target[0] === '..') {
       problems.push(`${name}: imports ${specifier}, outside of src`);
     } else if (targetRank > rank) {

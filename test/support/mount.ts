@@ -195,7 +195,7 @@ export class Stage {
 
   /** A new private directory. Fails where the project is not built. */
   static async open(): Promise<Stage> {
-    if (!existsSync(join(REPOSITORY, 'dist', 'cli', 'mount.js'))) {
+    if (!existsSync(join(REPOSITORY, 'dist', 'mount.js'))) {
       throw new Error('dist/ is missing: the end-to-end tests run what "npm run build" made');
     }
     await sweep();

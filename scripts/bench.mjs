@@ -191,6 +191,7 @@ function measure(job, target) {
     '--output-format=json',
     '--randseed=1',
     ...job.fio,
+    ...(target.cached ? ['--direct=0', '--invalidate=0'] : []),
   ]);
   const { read } = JSON.parse(text.slice(text.indexOf('{'))).jobs[0];
   const cpu = target.pid === undefined ? 0 : cpuSeconds(target.pid) - before;

@@ -9,6 +9,7 @@ import { ImageError } from '../../base/errors.ts';
 import { ROOT_NODE } from '../../fuse/abi.ts';
 import { Attributes, FileSystem } from '../../fuse/filesystem.ts';
 import type { Time } from '../../fuse/tree.ts';
+import { reportOnce } from '../../image/report-once.ts';
 import { unmountPath } from '../kernel/mounter.ts';
 import type { Mount, MountRequest, Transport, TransportLog } from '../transport.ts';
 import { loadPackage, type NativeHandlers, type NativeStat } from './binding.ts';
@@ -30,12 +31,7 @@ export const fuseNativeTransport: Transport = {
       );
     }
     const native = loadPackage();
-    const told = new Set<string>();
-    const fs = new FileSystem(request.tree, (text) => {
-      if (told.has(text) || told.size >= 1000) return;
-      told.add(text);
-      log.warn(text);
-    });
+    const fs = new FileSystem(request.tree, reportOnce(log.warn));
     const unmount = (how: 'clean' | 'force'): number => unmountPath(mountpoint, how);
     const cut = (): void => {
       unmount('force');

@@ -8,6 +8,8 @@ import type { Worker } from 'node:worker_threads';
 import { EIO } from '../../base/errno.ts';
 import { ImageError } from '../../base/errors.ts';
 import { DEVICE_CLONE, ReplyHeader } from '../../fuse/abi.ts';
+import type { Report } from '../../image/driver.ts';
+import { reportOnce } from '../../image/report-once.ts';
 import { ioctlWord } from '../../source/syscalls.ts';
 import { findMount } from '../mountinfo.ts';
 import type { Mount, MountEnd, MountRequest, Transport } from '../transport.ts';
@@ -63,6 +65,8 @@ class Session implements Mount {
   readonly #mounted: MountedDevice;
   readonly #request: MountRequest;
   readonly #status: SharedArrayBuffer;
+  /** Each worker tells a damage once: so many times it comes here. */
+  readonly #damaged: Report;
   readonly #devices: readonly number[];
   #running = 0;
   #waiting: number;
@@ -76,6 +80,7 @@ class Session implements Mount {
     this.#mounted = mounted;
     this.#request = request;
     this.#status = makeStatus(request.threads);
+    this.#damaged = reportOnce(request.log.warn);
     this.#waiting = request.threads;
     this.#devices = Array.from({ length: request.threads }, (_, index) =>
       index === 0 ? mounted.device : cloneDevice(mounted.device),
@@ -106,7 +111,7 @@ class Session implements Mount {
       if (message.kind === 'serving') {
         this.#waiting -= 1;
         if (this.#waiting === 0) this.#begin();
-      } else if (message.kind === 'damage') log.warn(message.text);
+      } else if (message.kind === 'damage') this.#damaged(message.text);
       else if (message.kind === 'defect') log.error(`internal error, answered with EIO: ${message.text}`);
       else {
         done = true;

@@ -7,6 +7,7 @@ import { writeSync } from 'node:fs';
 import { parentPort } from 'node:worker_threads';
 import { FileSystem } from '../../fuse/filesystem.ts';
 import type { TreeSeed } from '../../fuse/tree.ts';
+import { reportOnce } from '../../image/report-once.ts';
 import { type LoopEnd, serve } from './loop.ts';
 import { Responder } from './responder.ts';
 import { WorkerStatus } from './status.ts';
@@ -32,16 +33,11 @@ export type WorkerMessage =
 const port = parentPort!;
 const tell = (message: WorkerMessage): void => port.postMessage(message);
 
-/** Damage is told once per place, and no more than so many places. */
-const MAX_TOLD = 1000;
-
 function run(input: WorkerInput): void {
-  const told = new Set<string>();
-  const fs = new FileSystem(input.tree, (text) => {
-    if (told.has(text) || told.size >= MAX_TOLD) return;
-    told.add(text);
-    tell({ kind: 'damage', text });
-  });
+  const fs = new FileSystem(
+    input.tree,
+    reportOnce((text) => tell({ kind: 'damage', text })),
+  );
   tell({ kind: 'serving' });
   const how = serve(input.device, new Responder(fs), {
     status: new WorkerStatus(input.status, input.index),

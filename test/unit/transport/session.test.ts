@@ -1,0 +1,109 @@
+/** The main thread's side of the kernel transport, over a socket pair and workers that only pretend. */
+
+import { EventEmitter } from 'node:events';
+import { closeSync, readSync } from 'node:fs';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { haveSyscalls, socketPair } from '../../../src/source/syscalls.ts';
+import { kernelTransport } from '../../../src/transport/kernel/session.ts';
+import { WorkerStatus } from '../../../src/transport/kernel/status.ts';
+import type { WorkerInput } from '../../../src/transport/kernel/worker.ts';
+import type { Mount, MountRequest } from '../../../src/transport/transport.ts';
+
+class PretendedWorker extends EventEmitter {
+  input: WorkerInput | undefined;
+
+  postMessage(input: WorkerInput): void {
+    this.input = input;
+    this.emit('message', { kind: 'serving' });
+  }
+}
+
+const state = vi.hoisted(() => ({
+  device: -1,
+  unmounts: [] as string[],
+  workers: [] as unknown[],
+}));
+
+vi.mock('../../../src/transport/kernel/mounter.ts', () => ({
+  mountDevice: () => ({
+    device: state.device,
+    unmount: (how: string) => {
+      state.unmounts.push(how);
+      return 0;
+    },
+  }),
+}));
+vi.mock('../../../src/transport/kernel/handshake.ts', () => ({ shakeHands: () => ({ minor: 38 }) }));
+vi.mock('../../../src/transport/kernel/workers.ts', () => ({
+  takeWorker: () => {
+    const worker = new PretendedWorker();
+    state.workers.push(worker);
+    return worker;
+  },
+  dismissSpares: () => {},
+}));
+
+describe.skipIf(!haveSyscalls())('session (needs koffi: a socket pair stands for the device)', () => {
+  let kernel = -1;
+  let errors: string[] = [];
+  let mount: Mount;
+  const worker = (index: number): PretendedWorker => state.workers[index] as PretendedWorker;
+
+  beforeEach(async () => {
+    const pair = socketPair();
+    if (typeof pair === 'number') throw new Error(`socketpair: errno ${-pair}`);
+    [kernel, state.device] = pair;
+    state.unmounts = [];
+    state.workers = [];
+    errors = [];
+    const silent = (): void => {};
+    const request = {
+      mountpoint: '/nowhere/at/all',
+      threads: 1,
+      trace: false,
+      log: { debug: silent, warn: silent, error: (text: string) => errors.push(text) },
+    } as unknown as MountRequest;
+    mount = await kernelTransport.mount(request);
+  });
+
+  afterEach(() => closeSync(kernel));
+
+  it('answers EIO for a worker that died in a request, says so, and starts another', () => {
+    const { input } = worker(0);
+    new WorkerStatus(input!.status, 0).begin(15, 0x11223344, 0x55667788);
+    worker(0).emit('error', new Error('out of memory'));
+    worker(0).emit('exit', 1);
+    const reply = Buffer.alloc(64);
+    expect(readSync(kernel, reply)).toBe(16);
+    expect(reply.readUInt32LE(0)).toBe(16); // len
+    expect(reply.readInt32LE(4)).toBe(-5); // error
+    expect(reply.readUInt32LE(8)).toBe(0x11223344); // unique
+    expect(reply.readUInt32LE(12)).toBe(0x55667788);
+    expect(errors).toEqual([expect.stringContaining('out of memory')]);
+    expect(state.workers).toHaveLength(2);
+    expect(worker(1).input).toEqual(input);
+    expect(new WorkerStatus(input!.status, 0).unanswered()).toBeUndefined();
+    expect(state.unmounts).toEqual([]);
+  });
+
+  it('ends the mount when workers die again and again', async () => {
+    for (let death = 0; death <= 16; death += 1) worker(death).emit('exit', 1);
+    expect(state.workers).toHaveLength(17);
+    expect(state.unmounts).toEqual(['force']);
+    expect(await mount.ended).toMatchObject({ how: 'failed' });
+  });
+
+  it('ends with its last worker, and does not replace one that ended as it should', async () => {
+    worker(0).emit('message', { kind: 'ended', how: 'unmounted' });
+    worker(0).emit('exit', 0);
+    expect(await mount.ended).toEqual({ how: 'unmounted' });
+    expect(state.workers).toHaveLength(1);
+    expect(errors).toEqual([]);
+  });
+
+  it('says when the connection was cut', async () => {
+    worker(0).emit('message', { kind: 'ended', how: 'aborted' });
+    worker(0).emit('exit', 0);
+    expect(await mount.ended).toEqual({ how: 'aborted' });
+  });
+});

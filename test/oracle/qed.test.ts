@@ -4,31 +4,25 @@
  */
 
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { readFileSync, rmSync, statSync } from 'node:fs';
+import { describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/base/units.ts';
 import { qedDriver } from '../../src/formats/qed/driver.ts';
 import { openFile } from '../../src/source/file.ts';
 import { openDisk } from '../support/disk.ts';
+import { have, privateFolder } from '../support/oracle.ts';
 import { between, type Random, random } from '../support/random.ts';
 
-const have = (tool: string) => spawnSync(tool, ['--version']).status === 0;
 const haveQemu = have('qemu-img') && have('qemu-io');
 
 const K = 1024;
 const M = 1024 * K;
 
 describe.skipIf(!haveQemu)('QED against QEMU (needs qemu-img and qemu-io)', () => {
-  let folder = '';
-  beforeAll(() => {
-    folder = mkdtempSync(join(tmpdir(), 'vdisk-qed-'));
-  });
-  afterAll(() => rmSync(folder, { recursive: true, force: true }));
+  const folder = privateFolder();
 
   function run(tool: string, ...args: string[]): void {
-    const { status, stderr, stdout } = spawnSync(tool, args, { cwd: folder, encoding: 'utf8' });
+    const { status, stderr, stdout } = spawnSync(tool, args, { cwd: folder.at, encoding: 'utf8' });
     if (status !== 0) throw new Error(`${tool} ${args.join(' ')}: ${stderr}${stdout}`);
   }
 
@@ -61,8 +55,8 @@ describe.skipIf(!haveQemu)('QED against QEMU (needs qemu-img and qemu-io)', () =
 
   function compare(name: string): { notices: readonly string[]; allocated: number } {
     run('qemu-img', 'convert', '-f', 'qed', '-O', 'raw', name, `${name}.raw`);
-    const raw = openFile(join(folder, `${name}.raw`));
-    const source = openFile(join(folder, name));
+    const raw = openFile(folder.path(`${name}.raw`));
+    const source = openFile(folder.path(name));
     try {
       const { image, disk, notices } = openDisk(qedDriver, source, {}, 16 * 4120);
       expect(disk.size).toBe(raw.size);
@@ -94,7 +88,7 @@ describe.skipIf(!haveQemu)('QED against QEMU (needs qemu-img and qemu-io)', () =
     } finally {
       source.close();
       raw.close();
-      rmSync(join(folder, `${name}.raw`));
+      rmSync(folder.path(`${name}.raw`));
     }
   }
 
@@ -121,7 +115,7 @@ describe.skipIf(!haveQemu)('QED against QEMU (needs qemu-img and qemu-io)', () =
     io(name, commands(next, size, clusterSize, 25));
     const { notices } = compare(name);
     expect(notices).toEqual([]);
-    rmSync(join(folder, name));
+    rmSync(folder.path(name));
   });
 
   test('64 TiB, the default shape, data at both ends', () => {
@@ -132,7 +126,7 @@ describe.skipIf(!haveQemu)('QED against QEMU (needs qemu-img and qemu-io)', () =
       `write -q -P 2 ${size - 512} 512`,
       `write -q -P 3 ${size / 2 - 100_352} 200704`,
     ]);
-    const source = openFile(join(folder, 'vast.qed'));
+    const source = openFile(folder.path('vast.qed'));
     try {
       const { disk } = openDisk(qedDriver, source, {}, 16 * 4120);
       const target = new Uint8Array(512);
@@ -155,7 +149,7 @@ describe.skipIf(!haveQemu)('QED against QEMU (needs qemu-img and qemu-io)', () =
     io('small.qed', [`write -q -P 9 ${9 * M} 512`, 'write -q -P 8 4000k 33k']);
     const { allocated } = compare('small.qed');
     expect(allocated).toBeGreaterThan(0);
-    expect(allocated).toBeLessThan(statSync(join(folder, 'small.qed')).size);
+    expect(allocated).toBeLessThan(statSync(folder.path('small.qed')).size);
     run('qemu-img', 'convert', '-f', 'qed', '-O', 'qed', '-S', '0', 'small.qed', 'converted.qed');
     expect(compare('converted.qed').allocated).toBe(9 * M + 512);
   });
@@ -165,14 +159,14 @@ describe.skipIf(!haveQemu)('QED against QEMU (needs qemu-img and qemu-io)', () =
     const killed = spawnSync(
       'qemu-io',
       ['-f', 'qed', '-c', 'write -q -P 7 100k 300k', '-c', 'sigraise 9', 'dirty.qed'],
-      { cwd: folder },
+      { cwd: folder.at },
     );
     expect(killed.signal).toBe('SIGKILL');
-    const before = readFileSync(join(folder, 'dirty.qed'));
+    const before = readFileSync(folder.path('dirty.qed'));
     expect(before[16]).toBe(2);
     const { notices } = compare('dirty.qed');
     expect(notices).toEqual([expect.stringMatching(/needs a check/)]);
-    expect(readFileSync(join(folder, 'dirty.qed')).equals(before)).toBe(true);
+    expect(readFileSync(folder.path('dirty.qed')).equals(before)).toBe(true);
   });
 
   test('backing files are refused by name; a removed one is forgotten', () => {
@@ -181,7 +175,7 @@ describe.skipIf(!haveQemu)('QED against QEMU (needs qemu-img and qemu-io)', () =
     run('qemu-img', 'create', '-q', '-f', 'qed', '-b', 'base.raw', '-F', 'raw', 'over-raw.qed');
     run('qemu-img', 'create', '-q', '-f', 'qed', '-b', 'base.qed', '-F', 'qed', 'over-qed.qed');
     const open = (name: string) => {
-      const source = openFile(join(folder, name));
+      const source = openFile(folder.path(name));
       try {
         openDisk(qedDriver, source);
       } finally {
@@ -202,7 +196,7 @@ describe.skipIf(!haveQemu)('QED against QEMU (needs qemu-img and qemu-io)', () =
     );
     io('over-raw.qed', ['write -q -P 5 300k 100k', 'write -q -z 64k 64k']);
     run('qemu-img', 'rebase', '-q', '-f', 'qed', '-b', '', 'over-raw.qed');
-    expect(readFileSync(join(folder, 'over-raw.qed')).subarray(0, 4096).includes('base.raw')).toBe(true);
+    expect(readFileSync(folder.path('over-raw.qed')).subarray(0, 4096).includes('base.raw')).toBe(true);
     expect(compare('over-raw.qed').allocated).toBeGreaterThan(0);
   });
 });

@@ -2,59 +2,20 @@
 
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import {
-  closeSync,
-  existsSync,
-  mkdtempSync,
-  openSync,
-  readFileSync,
-  readSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
+import { closeSync, existsSync, openSync, readFileSync, readSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { guestOffset } from '../../src/base/units.ts';
 import type { Disk } from '../../src/disk/disk.ts';
 import { vdiDriver } from '../../src/formats/vdi/driver.ts';
-import { openFile } from '../../src/source/file.ts';
-import { openDisk } from '../support/disk.ts';
 import { encodeVdi, FREE, randomMap, ZERO } from '../support/encoders/vdi.ts';
+import { have, IMAGES, privateFolder, withDisk } from '../support/oracle.ts';
 import { between, random } from '../support/random.ts';
 
 const MIB = 1024 * 1024;
-const IMAGES = join(fileURLToPath(new URL('../..', import.meta.url)), '..', 'shared', 'images');
-
-function have(tool: string): boolean {
-  try {
-    execFileSync(tool, ['--version'], { stdio: 'ignore' });
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-let folder = '';
-beforeAll(() => {
-  folder = mkdtempSync(join(tmpdir(), 'vdi-oracle-'));
-});
-afterAll(() => {
-  rmSync(folder, { recursive: true, force: true });
-});
+const folder = privateFolder();
 
 const run = (tool: string, ...args: string[]) => execFileSync(tool, args, { stdio: 'pipe' }).toString();
-
-/** Opens a file as an image, hands it over, closes it. */
-function withDisk(path: string, use: (opened: ReturnType<typeof openDisk>) => void): void {
-  const source = openFile(path);
-  try {
-    use(openDisk(vdiDriver, source));
-  } finally {
-    source.close();
-  }
-}
 
 /** Every byte of the disk is that of the raw file. */
 function expectSame(disk: Disk, raw: string): void {
@@ -117,8 +78,8 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('images of qemu (needs qe
     const name = `${size}-${fixed}`;
 
     it('reads as qemu-img converts it', () => {
-      const path = join(folder, `${name}.vdi`);
-      const raw = join(folder, `${name}.raw`);
+      const path = folder.path(`${name}.vdi`);
+      const raw = folder.path(`${name}.raw`);
       run('qemu-img', 'create', '-f', 'vdi', '-o', `static=${fixed ? 'on' : 'off'}`, path, `${size}`);
       const next = random(size);
       const commands: string[] = [];
@@ -131,7 +92,7 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('images of qemu (needs qe
       commands.push('-c', `write -P 165 ${size - 512} 512`);
       run('qemu-io', '-f', 'vdi', ...commands, path);
       run('qemu-img', 'convert', '-f', 'vdi', '-O', 'raw', path, raw);
-      withDisk(path, ({ disk, image, notices }) => {
+      withDisk(vdiDriver, path, ({ disk, image, notices }) => {
         expect(image.variant).toBe(fixed ? 'fixed' : 'dynamic');
         expect(image.virtualSize).toBe(size);
         expect(image.facts.get('creator')).toBe('QEMU VM Virtual Disk Image');
@@ -145,9 +106,9 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('images of qemu (needs qe
   });
 
   it('an empty image has no data', () => {
-    const path = join(folder, 'empty.vdi');
+    const path = folder.path('empty.vdi');
     run('qemu-img', 'create', '-f', 'vdi', path, '100G');
-    withDisk(path, ({ disk, image }) => {
+    withDisk(vdiDriver, path, ({ disk, image }) => {
       expect(disk.size).toBe(100 * 1024 * MIB);
       expect(dataBySeek(disk)).toEqual([]);
       let bytes = 0;
@@ -163,9 +124,9 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('images of qemu (needs qe
   });
 
   it('a disk of 0 bytes opens', () => {
-    const path = join(folder, 'zero.vdi');
+    const path = folder.path('zero.vdi');
     run('qemu-img', 'create', '-f', 'vdi', path, '0');
-    withDisk(path, ({ disk, notices }) => {
+    withDisk(vdiDriver, path, ({ disk, notices }) => {
       expect(disk.size).toBe(0);
       expect(notices).toEqual(['VDI header at 0x170: disk size is 0']);
     });
@@ -173,15 +134,15 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('images of qemu (needs qe
 
   it.each([1, 2, 3])('an image of our encoder reads alike, seed %i', (seed) => {
     const next = random(seed);
-    const path = join(folder, `ours-${seed}.vdi`);
-    const raw = join(folder, `ours-${seed}.raw`);
+    const path = folder.path(`ours-${seed}.vdi`);
+    const raw = folder.path(`ours-${seed}.raw`);
     const map = [...randomMap(next, 7), FREE, ZERO];
     const diskSize = map.length * MIB - 512 * between(next, 0, 2000);
     const { file, disk: model } = encodeVdi({ map, blockSize: MIB, diskSize }, next);
     writeFileSync(path, file);
     run('qemu-img', 'convert', '-f', 'vdi', '-O', 'raw', path, raw);
     expect(Buffer.compare(readFileSync(raw), model)).toBe(0);
-    withDisk(path, ({ disk }) => expectSame(disk, raw));
+    withDisk(vdiDriver, path, ({ disk }) => expectSame(disk, raw));
   });
 });
 
@@ -205,9 +166,9 @@ const gathered = existsSync(IMAGES)
 
 describe.skipIf(gathered.length === 0 || !have('xz'))('gathered images (need the images folder, xz)', () => {
   it.each(gathered)('$file', ({ file, size, hash }) => {
-    const path = join(folder, file.replaceAll('/', '-'));
+    const path = folder.path(file.replaceAll('/', '-'));
     writeFileSync(path, execFileSync('xz', ['-dc', join(IMAGES, `${file}.xz`)], { maxBuffer: 64 * MIB }));
-    withDisk(path, ({ disk }) => {
+    withDisk(vdiDriver, path, ({ disk }) => {
       expect(disk.size).toBe(size);
       const sha256 = createHash('sha256');
       const chunk = new Uint8Array(MIB);

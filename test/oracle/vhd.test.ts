@@ -1,35 +1,18 @@
 /** VHDs that others made: qemu-img's, read against qemu-img convert, and a collection of images found in the wild. */
 
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { closeSync, existsSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { guestOffset } from '../../src/base/units.ts';
 import { vhdDriver } from '../../src/formats/vhd/driver.ts';
 import { openFile } from '../../src/source/file.ts';
-import { type OpenedDisk, openDisk, readDisk } from '../support/disk.ts';
+import { type OpenedDisk, readDisk } from '../support/disk.ts';
+import { have, IMAGES, privateFolder, withDisk } from '../support/oracle.ts';
 import { between, random } from '../support/random.ts';
 
-const have = (tool: string) => spawnSync(tool, ['--version']).error === undefined;
-const images = join(fileURLToPath(new URL('../..', import.meta.url)), '..', 'shared', 'images');
-
-let directory: string;
-beforeAll(() => {
-  directory = mkdtempSync(join(tmpdir(), 'vdisk-vhd-'));
-});
-afterAll(() => rmSync(directory, { recursive: true, force: true }));
-
-function withImage<T>(path: string, use: (opened: OpenedDisk) => T): T {
-  const source = openFile(path);
-  try {
-    return use(openDisk(vhdDriver, source));
-  } finally {
-    source.close();
-  }
-}
+const folder = privateFolder();
 
 function hashOf({ disk }: OpenedDisk): string {
   const hash = createHash('sha256');
@@ -60,7 +43,7 @@ const QEMU_CASES: readonly QemuCase[] = [
 describe.skipIf(!have('qemu-img'))('VHD made by qemu-img (needs qemu-utils)', () => {
   it.each(QEMU_CASES.map((one) => [one.name, one] as const))('%s', (name, { create, size, reach }) => {
     const next = random(name.length);
-    const path = join(directory, `${name.replace(/\W+/g, '-')}.vhd`);
+    const path = folder.path(`${name.replace(/\W+/g, '-')}.vhd`);
     execFileSync('qemu-img', ['create', '-q', '-f', 'vpc', '-o', create.join(','), path, size]);
     const commands: string[] = [];
     for (let count = 0; count < 12; count += 1) {
@@ -70,7 +53,7 @@ describe.skipIf(!have('qemu-img'))('VHD made by qemu-img (needs qemu-utils)', ()
       commands.push('-c', `write ${value} ${at} ${length}`);
     }
     execFileSync('qemu-io', ['-f', 'vpc', ...commands, path], { stdio: 'ignore' });
-    withImage(path, (opened) => {
+    withDisk(vhdDriver, path, (opened) => {
       const info = execFileSync('qemu-img', ['info', '--output=json', '-f', 'vpc', path], {
         encoding: 'utf8',
       });
@@ -107,7 +90,7 @@ interface Entry {
 }
 
 function collection(): Entry[] {
-  const index = join(images, 'INDEX.tsv');
+  const index = join(IMAGES, 'INDEX.tsv');
   if (!existsSync(index)) return [];
   const rows = readFileSync(index, 'utf8')
     .split('\n')
@@ -123,7 +106,7 @@ function collection(): Entry[] {
     }));
 }
 
-describe.skipIf(!existsSync(images))('VHDs of others (needs shared/images beside the repository)', () => {
+describe.skipIf(!existsSync(IMAGES))('VHDs of others (needs shared/images beside the repository)', () => {
   const entries = collection();
 
   it('has some of every kind', () => {
@@ -135,12 +118,12 @@ describe.skipIf(!existsSync(images))('VHDs of others (needs shared/images beside
   it.each(entries.map((entry) => [entry.name, entry] as const))('%s', (name, { kind, size, content }) => {
     const path = unpacked(name);
     if (kind === 'differencing') {
-      expect(() => withImage(path, () => {})).toThrow(
+      expect(() => withDisk(vhdDriver, path, () => {})).toThrow(
         /^differencing VHD: needs its parent ".*fat-parent\.vhd" \(unique id /,
       );
       return;
     }
-    withImage(path, (opened) => {
+    withDisk(vhdDriver, path, (opened) => {
       expect(opened.disk.size).toBe(size);
       expect(opened.notices).toEqual([]);
       expect(opened.image.variant).toBe(kind);
@@ -153,10 +136,10 @@ describe.skipIf(!existsSync(images))('VHDs of others (needs shared/images beside
   });
 
   function unpacked(name: string): string {
-    const path = join(directory, name.replaceAll('/', '-'));
+    const path = folder.path(name.replaceAll('/', '-'));
     const output = openSync(path, 'w');
     try {
-      const packed = existsSync(join(images, name)) ? join(images, name) : join(images, `${name}.xz`);
+      const packed = existsSync(join(IMAGES, name)) ? join(IMAGES, name) : join(IMAGES, `${name}.xz`);
       const [tool, flags] = packed.endsWith('.xz') ? ['xz', ['-dc']] : ['cat', []];
       execFileSync(tool as string, [...(flags as string[]), packed], {
         stdio: ['ignore', output, 'inherit'],

@@ -5,7 +5,6 @@ import { createHash } from 'node:crypto';
 import {
   closeSync,
   existsSync,
-  mkdtempSync,
   openSync,
   readFileSync,
   rmSync,
@@ -13,50 +12,22 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { ENXIO } from '../../src/base/errno.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { GIB, guestOffset, hostOffset, MIB, TIB } from '../../src/base/units.ts';
 import type { Disk } from '../../src/disk/disk.ts';
 import { vhdxDriver } from '../../src/formats/vhdx/driver.ts';
 import { openFile } from '../../src/source/file.ts';
-import { openDisk } from '../support/disk.ts';
 import { samples } from '../support/encoders/vhdx.ts';
 import { batEntry, buildVhdx, fileBytes, type VhdxPlan } from '../support/encoders/vhdx-image.ts';
+import { have, IMAGES, privateFolder, withDisk } from '../support/oracle.ts';
 import { between, random } from '../support/random.ts';
 
-const IMAGES = join(fileURLToPath(new URL('../..', import.meta.url)), '..', 'shared', 'images');
-
-function have(tool: string): boolean {
-  try {
-    execFileSync(tool, ['--version'], { stdio: 'ignore' });
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-let folder = '';
-beforeAll(() => {
-  folder = mkdtempSync(join(tmpdir(), 'vhdx-oracle-'));
-});
-afterAll(() => {
-  rmSync(folder, { recursive: true, force: true });
-});
+const folder = privateFolder();
 
 const run = (tool: string, ...args: string[]) => execFileSync(tool, args, { stdio: 'pipe' }).toString();
-
-function withDisk(path: string, use: (opened: ReturnType<typeof openDisk>) => void): void {
-  const source = openFile(path);
-  try {
-    use(openDisk(vhdxDriver, source, {}, 16 * 4120));
-  } finally {
-    source.close();
-  }
-}
 
 const STEP = 8 * MIB;
 const zeros = new Uint8Array(STEP);
@@ -135,12 +106,12 @@ describe.skipIf(!have('qemu-img'))('images made by qemu-img (needs qemu-img and 
     ['fixed, blocks as NOT_PRESENT', 'subformat=fixed,block_size=1M,block_state_zero=off', 17 * MIB],
     ['fixed, odd size', 'subformat=fixed,block_size=2M', 5 * MIB + 512],
   ])('%s', (name, options, size) => {
-    const image = join(folder, 'made.vhdx');
-    const raw = join(folder, 'made.raw');
+    const image = folder.path('made.vhdx');
+    const raw = folder.path('made.raw');
     run('qemu-img', 'create', '-q', '-f', 'vhdx', '-o', options, image, String(size));
     run('qemu-io', '-f', 'vhdx', ...patterns(size + options.length, size), image);
     run('qemu-img', 'convert', '-f', 'vhdx', '-O', 'raw', image, raw);
-    withDisk(image, ({ disk, image: opened, notices }) => {
+    withDisk(vhdxDriver, image, ({ disk, image: opened, notices }) => {
       expect(opened.variant).toBe(name.startsWith('fixed') ? 'fixed' : 'dynamic');
       expect(opened.facts.get('log-state')).toBe('clean');
       expect(opened.facts.get('creator')).toMatch(/^QEMU v/);
@@ -152,16 +123,16 @@ describe.skipIf(!have('qemu-img'))('images made by qemu-img (needs qemu-img and 
   });
 
   test('converted from data', () => {
-    const raw = join(folder, 'from.raw');
+    const raw = folder.path('from.raw');
     const content = new Uint8Array(9 * MIB);
     const next = random(5);
     for (let at = 0; at < content.length; at += 4096)
       content.fill(next() < 0.3 ? 0 : at >> 12, at, at + 4096);
     writeFileSync(raw, content);
     for (const subformat of ['fixed', 'dynamic']) {
-      const image = join(folder, `${subformat}.vhdx`);
+      const image = folder.path(`${subformat}.vhdx`);
       run('qemu-img', 'convert', '-f', 'raw', '-O', 'vhdx', '-o', `subformat=${subformat}`, raw, image);
-      withDisk(image, ({ disk }) => expectSame(disk, raw));
+      withDisk(vhdxDriver, image, ({ disk }) => expectSame(disk, raw));
     }
   });
 
@@ -173,14 +144,14 @@ describe.skipIf(!have('qemu-img'))('images made by qemu-img (needs qemu-img and 
   test.each(understood.map((sample) => [sample.name, sample] as const))(
     'QEMU reads the sample: %s',
     (_name, sample) => {
-      const image = join(folder, 'sample.vhdx');
-      const raw = join(folder, 'sample.raw');
+      const image = folder.path('sample.vhdx');
+      const raw = folder.path('sample.raw');
       writeFileSync(image, sample.file);
       // Replays a dirty log into the copy.
       run('qemu-img', 'check', '-q', '-r', 'all', '-f', 'vhdx', image);
       run('qemu-img', 'convert', '-f', 'vhdx', '-O', 'raw', image, raw);
       expect(Buffer.compare(readFileSync(raw), sample.disk)).toBe(0);
-      withDisk(image, ({ disk }) => expectSame(disk, raw));
+      withDisk(vhdxDriver, image, ({ disk }) => expectSame(disk, raw));
     },
   );
 });
@@ -188,7 +159,7 @@ describe.skipIf(!have('qemu-img'))('images made by qemu-img (needs qemu-img and 
 test('64 TiB with 1 MiB blocks in a sparse file: opens at once, in little memory', () => {
   const plan: VhdxPlan = { size: 64 * TIB, bat: { at: 3, length: 513 } };
   const small = buildVhdx(plan);
-  const path = join(folder, 'huge.vhdx');
+  const path = folder.path('huge.vhdx');
   const fd = openSync(path, 'w');
   writeSync(fd, fileBytes(small, 0, 3 * MIB), 0, 3 * MIB, 0);
   const last = 64 * MIB - 1;
@@ -198,7 +169,7 @@ test('64 TiB with 1 MiB blocks in a sparse file: opens at once, in little memory
   truncateSync(path, 601 * MIB);
 
   const before = process.memoryUsage();
-  withDisk(path, ({ disk, image }) => {
+  withDisk(vhdxDriver, path, ({ disk, image }) => {
     const after = process.memoryUsage();
     expect(after.arrayBuffers + after.external - before.arrayBuffers - before.external).toBeLessThan(8 * MIB);
     expect(image.facts.get('bat-entries')).toBe(String(64 * MIB + 16383));
@@ -226,7 +197,7 @@ const listed: Listed[] = existsSync(index)
 
 describe.skipIf(listed.length === 0)('gathered images (need shared/images beside the repository)', () => {
   const unpack = (name: string): string => {
-    const path = join(folder, name.replaceAll('/', '-'));
+    const path = folder.path(name.replaceAll('/', '-'));
     const fd = openSync(path, 'w');
     try {
       execFileSync('xz', ['-dc', join(IMAGES, `${name}.xz`)], { stdio: ['ignore', fd, 'pipe'] });
@@ -245,7 +216,7 @@ describe.skipIf(listed.length === 0)('gathered images (need shared/images beside
       test(`${name}: is refused, naming ${needs}`, () => {
         const base = needs.slice(needs.lastIndexOf('/') + 1);
         try {
-          withDisk(unpack(name), () => {});
+          withDisk(vhdxDriver, unpack(name), () => {});
           expect.unreachable();
         } catch (problem) {
           expect(problem).toBeInstanceOf(ImageError);
@@ -259,7 +230,7 @@ describe.skipIf(listed.length === 0)('gathered images (need shared/images beside
     // Hashing 10 GiB takes longer than everything else here; that image has a test of its own below.
     if (size > 4 * GIB) continue;
     test(`${name}: size and SHA-256 of the disk`, () => {
-      withDisk(unpack(name), ({ disk, image }) => {
+      withDisk(vhdxDriver, unpack(name), ({ disk, image }) => {
         expect(image.virtualSize).toBe(size);
         expect(digest(disk)).toBe(sha256);
       });
@@ -269,7 +240,7 @@ describe.skipIf(listed.length === 0)('gathered images (need shared/images beside
   test.skipIf(!listed.some(({ name }) => name.includes('dirtylog')))(
     'the dirty log of QEMU 1.6 (needs that image): 18 MiB of 0xa5, then nothing',
     () => {
-      withDisk(unpack('qemu/iotest-dirtylog-10G-4M.vhdx'), ({ disk, image, notices }) => {
+      withDisk(vhdxDriver, unpack('qemu/iotest-dirtylog-10G-4M.vhdx'), ({ disk, image, notices }) => {
         expect(disk.size).toBe(10 * GIB);
         expect(image.facts.get('log-state')).toMatch(/^dirty: \d+ entr(y|ies) replayed in memory$/);
         const bytes = new Uint8Array(18 * MIB + 1);

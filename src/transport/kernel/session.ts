@@ -19,7 +19,7 @@ import { makeStatus, WorkerStatus } from './status.ts';
 import type { WorkerInput, WorkerMessage } from './worker.ts';
 import { dismissSpares, takeWorker } from './workers.ts';
 
-/** Read-ahead that root sets for the mount, in KiB: measured best for sequential reads (see docs/performance.md). */
+/** Read-ahead that root sets for the mount, in KiB; more brings nothing (docs/performance.md). */
 const READ_AHEAD_KIB = 1024;
 
 /** A worker that dies again and again takes the mount down rather than the machine. */

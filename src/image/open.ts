@@ -56,7 +56,7 @@ export function chooseDriver(source: BlockSource, request: OpenRequest): FormatD
   if (matches.length > 1) {
     const names = matches.map(({ driver, variant }) => `${driver.id} (${variant})`).join(' and ');
     throw new ImageError('unrecognized', `two formats match: ${names}`, {
-      hint: `Say which one it is: -o format=${matches[0]!.driver.id}.`,
+      hint: `Say which one it is: --format=${matches[0]!.driver.id}.`,
     });
   }
   return rawOrRefuse(source, request);
@@ -73,7 +73,7 @@ function rawOrRefuse(source: BlockSource, request: OpenRequest): FormatDriver {
       ? `no known format: neither ${names.join(' nor ')}`
       : `no known format: the name says ${claimed.id.toUpperCase()}, but its signature is not there (${formatSize(source.size)})`;
   throw new ImageError('unrecognized', text, {
-    hint: 'If these are the bytes of the disk itself, say -o format=raw; else the file is damaged or of another format.',
+    hint: 'If these are the bytes of the disk itself, say --format=raw; else the file is damaged or of another format.',
   });
 }
 

@@ -35,7 +35,7 @@ describe('chooseDriver', () => {
       expect.objectContaining({
         kind: 'unrecognized',
         message: 'two formats match: vhd (dynamic) and qed (dynamic)',
-        hint: expect.stringContaining('-o format=vhd'),
+        hint: expect.stringContaining('--format=vhd'),
       }),
     );
   });

@@ -3,8 +3,8 @@
 import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { ImageError } from '../base/errors.ts';
+import type { StartReport } from './background.ts';
 import type { MountConfig } from './config.ts';
-import type { StartReport } from './main.ts';
 
 /** Descriptor of the daemon that `startDaemon` gives a device as. */
 export const INHERITED_DEVICE = 4;

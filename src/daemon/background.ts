@@ -1,0 +1,58 @@
+/**
+ * The daemon in the background. Its configuration comes on standard input as JSON; whether it came up
+ * is said once, as a line of JSON on descriptor 3, which is then closed.
+ */
+
+import { closeSync, readFileSync, writeSync } from 'node:fs';
+import { ImageError, type WireError } from '../base/errors.ts';
+import { dismissSpares } from '../transport/kernel/workers.ts';
+import type { MountConfig } from './config.ts';
+import { exitCodeOf, exitCodeOfEnd, OK } from './exit-code.ts';
+import { openLog } from './log.ts';
+import { serveMount } from './serve.ts';
+
+const STATUS_FD = 3;
+/** What the parent is told. Notices are warnings met while coming up. */
+export type StartReport =
+  | { readonly outcome: 'ready'; readonly notices: readonly string[] }
+  | { readonly outcome: 'failed'; readonly error: WireError };
+
+/** Serves what the parent asks for, to the end; returns the exit status. */
+export async function serveInBackground(): Promise<number> {
+  const text = readFileSync(0, 'utf8');
+  if (text === '') {
+    // Dismissed: the command line was wrong, or asked for something else.
+    dismissSpares();
+    return OK;
+  }
+  const config = JSON.parse(text) as MountConfig;
+  process.chdir('/');
+  let told = false;
+  const notices: string[] = [];
+  const tell = (report: StartReport): void => {
+    told = true;
+    writeSync(STATUS_FD, `${JSON.stringify(report)}\n`);
+    closeSync(STATUS_FD);
+  };
+  try {
+    const log = openLog({ to: config.logFile ?? 'syslog', level: config.verbose ? 'debug' : 'info' });
+    const hooked = Object.create(log, {
+      warn: {
+        value: (text: string) => {
+          if (!told) notices.push(text);
+          log.warn(text);
+        },
+      },
+    }) as typeof log;
+    const end = await serveMount(config, {
+      log: hooked,
+      ready: () => tell({ outcome: 'ready', notices }),
+    });
+    return exitCodeOfEnd(end);
+  } catch (problem) {
+    dismissSpares();
+    const error = ImageError.from(problem, 'bug');
+    if (!told) tell({ outcome: 'failed', error: error.toWire() });
+    return exitCodeOf(error.kind);
+  }
+}

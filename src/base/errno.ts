@@ -25,7 +25,6 @@ export const ENAMETOOLONG = 36;
 export const ENOSYS = 38;
 export const ENODATA = 61;
 export const EPROTO = 71;
-export const EOPNOTSUPP = 95;
 export const ECONNABORTED = 103;
 export const ENOTCONN = 107;
 

@@ -12,6 +12,7 @@ import { openLog } from './log.ts';
 import { serveMount } from './serve.ts';
 
 const STATUS_FD = 3;
+
 /** What the parent is told. Notices are warnings met while coming up. */
 export type StartReport =
   | { readonly outcome: 'ready'; readonly notices: readonly string[] }

@@ -63,9 +63,15 @@ function mountAsRoot(request: MountRequest): MountedDevice {
       hint: 'Load the module with "modprobe fuse"; in a container, give it the device (--device /dev/fuse).',
     });
   }
+  const program = findHelper('mount');
+  if (program === undefined) {
+    closeSync(device);
+    throw new ImageError('mount', `mount(8) was not found in ${HELPER_DIRECTORIES.join(', ')}`, {
+      hint: 'Install it ("apt install mount").',
+    });
+  }
   const rootmode = (statSync(request.mountpoint).mode & 0o170000).toString(8);
   const options = ['fd=3', `rootmode=${rootmode}`, 'user_id=0', 'group_id=0', ...commonOptions(request)];
-  const program = findHelper('mount') ?? 'mount';
   const args = ['-i', '-t', MOUNT_TYPE, '-o', options.join(','), '--', request.fsname, request.mountpoint];
   const outcome = spawnSync(program, args, { stdio: ['ignore', 'ignore', 'pipe', device] });
   if (outcome.status !== 0) {
@@ -97,7 +103,7 @@ function mountAsUser(request: MountRequest): MountedDevice {
   const pair = socketPair();
   if (typeof pair === 'number') {
     throw new ImageError('mount', `a socket for fusermount3 cannot be made (errno ${-pair})`, {
-      hint: 'The package koffi is needed to mount without root: run "npm ci" again.',
+      hint: 'The package koffi is needed to mount without root: run scripts/setup again.',
     });
   }
   const [ours, theirs] = pair;
@@ -137,7 +143,8 @@ function describeUserFailure(request: MountRequest, said: string): ImageError {
 }
 
 function fusermountUnmounts(mountpoint: string, ...options: string[]): boolean {
-  const program = findHelper('fusermount3', 'fusermount') ?? 'fusermount3';
+  const program = findHelper('fusermount3', 'fusermount');
+  if (program === undefined) return false;
   return spawnSync(program, ['-u', ...options, '--', mountpoint], { stdio: 'ignore' }).status === 0;
 }
 

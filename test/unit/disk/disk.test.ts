@@ -6,7 +6,7 @@ import { type GuestOffset, guestOffset, type HostOffset } from '../../../src/bas
 import { Disk } from '../../../src/disk/disk.ts';
 import type { Translator } from '../../../src/image/driver.ts';
 import { DATA, type Extent, type ExtentKind, HOLE, ZERO } from '../../../src/image/extent.ts';
-import { MemorySource } from '../../../src/source/memory.ts';
+import { MemorySource } from '../../support/memory-source.ts';
 import { between, random, randomBytes } from '../../support/random.ts';
 import { SparseSource } from '../../support/sparse-source.ts';
 

@@ -7,7 +7,7 @@ import type { FormatDriver, FormatId, ProbeVerdict } from '../../../src/image/dr
 import { chooseDriver, type OpenRequest, openImage, sampleOf } from '../../../src/image/open.ts';
 import { reportOnce } from '../../../src/image/report-once.ts';
 import { TableAllocator } from '../../../src/shared/paged-table.ts';
-import { MemorySource } from '../../../src/source/memory.ts';
+import { MemorySource } from '../../support/memory-source.ts';
 
 function request(drivers: readonly FormatDriver[], more: Partial<OpenRequest> = {}): OpenRequest {
   const context = { tables: new TableAllocator(), report: () => {}, options: new Map() };

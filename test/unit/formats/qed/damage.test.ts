@@ -7,7 +7,6 @@ import { guestOffset, type HostOffset } from '../../../../src/base/units.ts';
 import { qedDriver } from '../../../../src/formats/qed/driver.ts';
 import { type QedHeader, qedHeader } from '../../../../src/formats/qed/structs.ts';
 import { TableAllocator } from '../../../../src/shared/paged-table.ts';
-import { MemorySource } from '../../../../src/source/memory.ts';
 import { openDisk, readDisk } from '../../../support/disk.ts';
 import {
   type ClusterContent,
@@ -16,6 +15,7 @@ import {
   qedBytes,
   samples,
 } from '../../../support/encoders/qed.ts';
+import { MemorySource } from '../../../support/memory-source.ts';
 import { between, random } from '../../../support/random.ts';
 import { SparseSource } from '../../../support/sparse-source.ts';
 

@@ -8,7 +8,6 @@ import type { Image } from '../../../../src/image/driver.ts';
 import { DATA, Extent, HOLE, ZERO } from '../../../../src/image/extent.ts';
 import { PagePool } from '../../../../src/shared/page-pool.ts';
 import { TableAllocator } from '../../../../src/shared/paged-table.ts';
-import { MemorySource } from '../../../../src/source/memory.ts';
 import { openDisk, readDisk } from '../../../support/disk.ts';
 import {
   type ClusterContent,
@@ -17,6 +16,7 @@ import {
   qedBytes,
   samples,
 } from '../../../support/encoders/qed.ts';
+import { MemorySource } from '../../../support/memory-source.ts';
 import { between, random, randomBytes } from '../../../support/random.ts';
 import { SparseSource } from '../../../support/sparse-source.ts';
 

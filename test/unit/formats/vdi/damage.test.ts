@@ -3,9 +3,9 @@ import { EIO } from '../../../../src/base/errno.ts';
 import { ImageError } from '../../../../src/base/errors.ts';
 import { guestOffset, type HostOffset } from '../../../../src/base/units.ts';
 import { vdiDriver } from '../../../../src/formats/vdi/driver.ts';
-import { MemorySource } from '../../../../src/source/memory.ts';
 import { openDisk, readDisk } from '../../../support/disk.ts';
 import { encodeVdi, FREE, samples, type VdiDescription, ZERO } from '../../../support/encoders/vdi.ts';
+import { MemorySource } from '../../../support/memory-source.ts';
 import { between, random } from '../../../support/random.ts';
 
 const GOOD: VdiDescription = { map: [0, FREE, 1], blockSize: 4096 };

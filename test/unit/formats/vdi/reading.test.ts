@@ -6,7 +6,6 @@ import type { ProbeSample } from '../../../../src/image/driver.ts';
 import { DATA, Extent, type ExtentKind, HOLE, ZERO as ZEROS } from '../../../../src/image/extent.ts';
 import { PagePool } from '../../../../src/shared/page-pool.ts';
 import { TableAllocator } from '../../../../src/shared/paged-table.ts';
-import { MemorySource } from '../../../../src/source/memory.ts';
 import { openDisk, readDisk } from '../../../support/disk.ts';
 import {
   encodeVdi,
@@ -16,6 +15,7 @@ import {
   type VdiDescription,
   ZERO,
 } from '../../../support/encoders/vdi.ts';
+import { MemorySource } from '../../../support/memory-source.ts';
 import { between, random } from '../../../support/random.ts';
 
 /** Sixteen pages of 4 KiB with what the pool keeps about them: the least that a pool has. */

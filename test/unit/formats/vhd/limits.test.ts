@@ -5,7 +5,6 @@ import type { Image } from '../../../../src/image/driver.ts';
 import { Extent, HOLE } from '../../../../src/image/extent.ts';
 import { PagePool } from '../../../../src/shared/page-pool.ts';
 import { TableAllocator } from '../../../../src/shared/paged-table.ts';
-import { MemorySource } from '../../../../src/source/memory.ts';
 import { openDisk, readDisk } from '../../../support/disk.ts';
 import {
   bitmapBytesOf,
@@ -14,6 +13,7 @@ import {
   type VhdBlockSpec,
   vhdFooter,
 } from '../../../support/encoders/vhd-image.ts';
+import { MemorySource } from '../../../support/memory-source.ts';
 import { random, randomBytes } from '../../../support/random.ts';
 import { SparseSource } from '../../../support/sparse-source.ts';
 

@@ -1,7 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { ImageError } from '../../../../src/base/errors.ts';
 import { vhdDriver } from '../../../../src/formats/vhd/driver.ts';
-import { MemorySource } from '../../../../src/source/memory.ts';
 import { openDisk, readDisk } from '../../../support/disk.ts';
 import {
   encodeDynamic,
@@ -11,6 +10,7 @@ import {
   type VhdFile,
   type VhdLocatorSpec,
 } from '../../../support/encoders/vhd-image.ts';
+import { MemorySource } from '../../../support/memory-source.ts';
 import { random, randomBytes } from '../../../support/random.ts';
 
 const BLOCK = 64 * 1024;

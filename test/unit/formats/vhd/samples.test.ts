@@ -1,9 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { guestOffset } from '../../../../src/base/units.ts';
 import { vhdDriver } from '../../../../src/formats/vhd/driver.ts';
-import { MemorySource } from '../../../../src/source/memory.ts';
 import { openDisk, readDisk } from '../../../support/disk.ts';
 import { samples } from '../../../support/encoders/vhd.ts';
+import { MemorySource } from '../../../support/memory-source.ts';
 import { between, random } from '../../../support/random.ts';
 
 const TINY_POOL = 16 * 4120;

@@ -8,7 +8,6 @@ import type { Image } from '../../../../src/image/driver.ts';
 import { DATA, Extent, HOLE, ZERO } from '../../../../src/image/extent.ts';
 import { PagePool } from '../../../../src/shared/page-pool.ts';
 import { TableAllocator } from '../../../../src/shared/paged-table.ts';
-import { MemorySource } from '../../../../src/source/memory.ts';
 import { openDisk, readDisk } from '../../../support/disk.ts';
 import { samples } from '../../../support/encoders/vhdx.ts';
 import {
@@ -19,6 +18,7 @@ import {
   putBatEntry,
   type VhdxPlan,
 } from '../../../support/encoders/vhdx-image.ts';
+import { MemorySource } from '../../../support/memory-source.ts';
 import { between, random, randomBytes } from '../../../support/random.ts';
 
 const TINY_POOL = 16 * 4120;

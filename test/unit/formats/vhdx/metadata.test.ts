@@ -1,10 +1,7 @@
 /** The metadata region and the parent locator: what is refused, in which words. */
 
 import { describe, expect, test } from 'vitest';
-import { ImageError } from '../../../../src/base/errors.ts';
 import { MIB, TIB } from '../../../../src/base/units.ts';
-import { vhdxDriver } from '../../../../src/formats/vhdx/driver.ts';
-import { openDisk } from '../../../support/disk.ts';
 import {
   buildVhdx,
   encodeLocator,
@@ -18,21 +15,9 @@ import {
   type RegionPlan,
   standardItems,
   standardRegions,
-  type VhdxPlan,
 } from '../../../support/encoders/vhdx-image.ts';
 import type { SparseSource } from '../../../support/sparse-source.ts';
-
-const plan: VhdxPlan = { size: 4 * MIB, blocks: new Map([[0, { state: 6, data: Uint8Array.of(1, 2, 3) }]]) };
-
-function outcome(file: SparseSource): string {
-  try {
-    const { notices } = openDisk(vhdxDriver, file);
-    return ['opened', ...notices].join('; ');
-  } catch (problem) {
-    if (problem instanceof ImageError) return `${problem.kind}: ${problem.message}`;
-    throw problem;
-  }
-}
+import { outcome, plan } from './outcome.ts';
 
 describe('metadata', () => {
   const items = standardItems(plan);

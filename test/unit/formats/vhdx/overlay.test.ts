@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { EIO } from '../../../../src/base/errno.ts';
 import { hostOffset, TIB } from '../../../../src/base/units.ts';
 import { Overlay, OverlayBuilder } from '../../../../src/formats/vhdx/overlay.ts';
-import { MemorySource } from '../../../../src/source/memory.ts';
+import { MemorySource } from '../../../support/memory-source.ts';
 import { between, random, randomBytes } from '../../../support/random.ts';
 
 describe('the overlay', () => {

@@ -5,7 +5,6 @@ import { EIO } from '../../../../src/base/errno.ts';
 import { ImageError } from '../../../../src/base/errors.ts';
 import { guestOffset, MIB, TIB } from '../../../../src/base/units.ts';
 import { vhdxDriver } from '../../../../src/formats/vhdx/driver.ts';
-import { MemorySource } from '../../../../src/source/memory.ts';
 import { openDisk, readDisk } from '../../../support/disk.ts';
 import {
   batEntry,
@@ -20,20 +19,10 @@ import {
   standardRegions,
   type VhdxPlan,
 } from '../../../support/encoders/vhdx-image.ts';
+import { MemorySource } from '../../../support/memory-source.ts';
 import { between, random } from '../../../support/random.ts';
 import type { SparseSource } from '../../../support/sparse-source.ts';
-
-const plan: VhdxPlan = { size: 4 * MIB, blocks: new Map([[0, { state: 6, data: Uint8Array.of(1, 2, 3) }]]) };
-
-function outcome(file: SparseSource): string {
-  try {
-    const { notices } = openDisk(vhdxDriver, file);
-    return ['opened', ...notices].join('; ');
-  } catch (problem) {
-    if (problem instanceof ImageError) return `${problem.kind}: ${problem.message}`;
-    throw problem;
-  }
-}
+import { outcome, plan } from './outcome.ts';
 
 describe('identifier and headers', () => {
   const headers = (first: HeaderPlan | undefined, second: HeaderPlan | undefined): SparseSource => {

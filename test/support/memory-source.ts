@@ -1,8 +1,8 @@
-/** A source in memory, for tests and for small patched structures. Never shared between threads. */
+/** A source in memory. Never shared between threads. */
 
-import type { Moved } from '../base/errno.ts';
-import type { ByteCount, HostOffset } from '../base/units.ts';
-import type { BlockSource, SharedSource } from './block-source.ts';
+import type { Moved } from '../../src/base/errno.ts';
+import type { ByteCount, HostOffset } from '../../src/base/units.ts';
+import type { BlockSource, SharedSource } from '../../src/source/block-source.ts';
 
 export class MemorySource implements BlockSource {
   readonly label: string;

@@ -28,7 +28,7 @@ const GUARDED = [
   { specifier: /^yargs(-parser)?$/, layers: ['cli'] },
   { specifier: /^pino$/, layers: ['daemon'] },
   { specifier: /^fuse-native$/, layers: ['transport'] },
-  { specifier: /^node:worker_threads$/, layers: ['transport'] },
+  { specifier: /^node:worker_threads$/, layers: ['transport', 'daemon'] },
   { specifier: /^node:child_process$/, layers: ['transport', 'daemon'] },
 ];
 

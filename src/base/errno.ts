@@ -6,6 +6,7 @@
  * Node supports but alpha, mips, parisc and sparc.
  */
 
+export const EPERM = 1;
 export const ENOENT = 2;
 export const EINTR = 4;
 export const EIO = 5;
@@ -13,18 +14,22 @@ export const ENXIO = 6;
 export const E2BIG = 7;
 export const EBADF = 9;
 export const EAGAIN = 11;
+export const ENOMEM = 12;
 export const EACCES = 13;
 export const EBUSY = 16;
 export const ENODEV = 19;
 export const ENOTDIR = 20;
 export const EISDIR = 21;
 export const EINVAL = 22;
+export const EFBIG = 27;
+export const ENOSPC = 28;
 export const EROFS = 30;
 export const ERANGE = 34;
 export const ENAMETOOLONG = 36;
 export const ENOSYS = 38;
 export const ENODATA = 61;
 export const EPROTO = 71;
+export const EOPNOTSUPP = 95;
 export const ECONNABORTED = 103;
 export const ENOTCONN = 107;
 

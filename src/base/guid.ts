@@ -39,3 +39,13 @@ export function isZero(bytes: Uint8Array): boolean {
 export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
   return a.length === b.length && a.every((byte, at) => byte === b[at]);
 }
+
+/** A new random identity (RFC 4122, version 4), in the Microsoft layout. */
+export function randomGuid(): Uint8Array {
+  const bytes = new Uint8Array(16);
+  crypto.getRandomValues(bytes);
+  // The version stands in the third group, which that layout turns round.
+  bytes[7] = (bytes[7]! & 0x0f) | 0x40;
+  bytes[8] = (bytes[8]! & 0x3f) | 0x80;
+  return bytes;
+}

@@ -109,6 +109,8 @@ export function configure({ paths, values }: CommandLine): MountConfig {
     mountpoint: resolveMountpoint(paths.at(-1)!),
     format: values.get('format') as FormatId | undefined,
     formatOptions: [...values].filter(([name]) => formatNames.has(name)),
+    readOnly: values.has('ro'),
+    sync: values.has('sync'),
     transport: (values.get('transport') ?? 'kernel') as TransportName,
     threads,
     cacheBytes: parseSize(values.get('cache-size') ?? '64M')!,

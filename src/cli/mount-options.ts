@@ -27,7 +27,13 @@ export const MOUNT_OPTIONS: readonly OptionSpec[] = [
   { name: 'foreground', short: 'f', doc: 'stay in the foreground and log to stderr' },
   { name: 'debug', short: 'd', doc: 'trace every request to stderr; implies -f' },
   { name: 'verbose', short: 'v', doc: 'log more, and say what is done' },
-  { name: 'ro', short: 'r', doc: 'read-only (always so in this version)' },
+  {
+    name: 'ro',
+    short: 'r',
+    doc: 'read-only: the image is not changed, not even by cleaning up after a crash',
+  },
+  { name: 'rw', short: 'w', doc: 'for reading and writing', default: 'where the image can be written' },
+  { name: 'sync', doc: 'each write is on stable storage when it returns' },
   {
     name: 'format',
     value: 'TEXT',
@@ -74,8 +80,8 @@ export const MOUNT_OPTIONS: readonly OptionSpec[] = [
  */
 const ACCEPTED = new Set(
   (
-    'rw dev nodev suid nosuid exec atime noatime relatime norelatime strictatime diratime nodiratime ' +
-    'lazytime nolazytime sync async dirsync defaults auto noauto user nouser users owner group _netdev ' +
+    'dev nodev suid nosuid exec atime noatime relatime norelatime strictatime diratime nodiratime ' +
+    'lazytime nolazytime async dirsync defaults auto noauto user nouser users owner group _netdev ' +
     'nofail default_permissions kernel_cache auto_cache clone_fd big_writes iversion noiversion mand nomand'
   ).split(' '),
 );
@@ -125,15 +131,16 @@ export function readOptionWords(words: readonly string[], values: OptionValues, 
     const key = (equals < 0 ? word : word.slice(0, equals)).replaceAll('_', '-');
     const spec = MOUNT_OPTIONS.find((option) => option.name === key);
     if (spec === undefined) {
-      if (ACCEPTED.has(word) || ACCEPTED_PREFIXES.some((prefix) => word.startsWith(prefix))) {
-        if (word === 'rw') values.set('rw', 'true');
-        continue;
-      }
+      if (word === 'async') values.delete('sync');
+      if (ACCEPTED.has(word) || ACCEPTED_PREFIXES.some((prefix) => word.startsWith(prefix))) continue;
       if (sloppy) continue;
       throw usage(`-o ${word}: unknown option`, 'See vdisk-mount --help for those that exist.');
     }
     if (spec.value === undefined && equals >= 0) throw usage(`-o ${word}: ${key} takes no value`);
     if (spec.value !== undefined && equals < 0) throw usage(`-o ${word}: ${key} needs a value`);
+    // The last of the two holds, as in mount(8).
+    if (key === 'ro') values.delete('rw');
+    if (key === 'rw') values.delete('ro');
     values.set(spec.name, equals < 0 ? 'true' : word.slice(equals + 1));
   }
 }

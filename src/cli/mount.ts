@@ -27,10 +27,6 @@ async function run(args: readonly string[], begin: () => void): Promise<number> 
       return OK;
     }
     const config = configure(commandLine);
-    // mount(8) always says rw or ro, so it is worth a word only to those who want to hear more.
-    if (config.verbose && commandLine.values.has('rw')) {
-      process.stderr.write('vdisk-mount: this version only reads: mounting read-only\n');
-    }
     begin();
     if (config.foreground) return await serveInForeground(config);
     const mountpoint = device === undefined ? config.mountpoint : `/dev/fd/${INHERITED_DEVICE}`;

@@ -11,6 +11,9 @@ export interface MountConfig {
   readonly format: FormatId | undefined;
   /** Options of the formats: name → value. */
   readonly formatOptions: readonly (readonly [string, string])[];
+  readonly readOnly: boolean;
+  /** Each write is stable when it returns. */
+  readonly sync: boolean;
   readonly transport: TransportName;
   readonly threads: number;
   /** Bytes of table pages that are kept. */

@@ -2,16 +2,17 @@
 
 import { fstatSync } from 'node:fs';
 import { basename, extname } from 'node:path';
+import { ImageError } from '../base/errors.ts';
 import { guestOffset } from '../base/units.ts';
 import { DRIVERS } from '../formats/registry.ts';
 import { NAME_BYTES } from '../fuse/filesystem.ts';
 import { type FileSeed, timeOf } from '../fuse/tree.ts';
-import type { Image, Report } from '../image/driver.ts';
+import type { Image, OpenContext, Report } from '../image/driver.ts';
 import { openImage } from '../image/open.ts';
 import { TableAllocator } from '../shared/paged-table.ts';
 import type { FileSource } from '../source/file.ts';
 import { openFile } from '../source/file.ts';
-import { lockForReading } from '../source/image-lock.ts';
+import { lockImage } from '../source/image-lock.ts';
 import type { MountConfig } from './config.ts';
 import { holdersOfFile } from './holders.ts';
 
@@ -19,38 +20,114 @@ export interface OpenedImage {
   readonly path: string;
   readonly source: FileSource;
   readonly image: Image;
+  /** What `Image.prepareEdit` gave; undefined where the image is only read. */
+  readonly edit: unknown;
 }
 
-export type OpenConfig = Pick<MountConfig, 'images' | 'format' | 'formatOptions' | 'lock'>;
+export type OpenConfig = Pick<MountConfig, 'images' | 'format' | 'formatOptions' | 'lock' | 'readOnly'>;
 
-/** Opens every image, or none: throws ImageError for the first that fails, with all others closed. */
+/**
+ * Opens every image, or none: throws ImageError for the first that fails, with all others closed. An image that
+ * may be read but not written is opened read-only, with a notice that says why.
+ */
 export function openImages(config: OpenConfig, report: Report): OpenedImage[] {
   const tables = new TableAllocator();
-  const options = new Map(config.formatOptions);
   const opened: OpenedImage[] = [];
   try {
     for (const path of config.images) {
-      const source = openFile(path);
-      try {
-        const fd = source.share().fd;
-        if (config.lock) {
-          const notice = lockForReading(fd, path, () => holdersOfFile(fd).join(', '));
-          if (notice !== undefined) report(notice);
-        }
-        const context = { tables, options, report: (notice: string) => report(`${path}: ${notice}`) };
-        const device = fstatSync(fd).isBlockDevice();
-        const image = openImage(source, { drivers: DRIVERS, format: config.format, device, context });
-        opened.push({ path, source, image });
-      } catch (problem) {
-        source.close();
-        throw problem;
-      }
+      const access = config.readOnly ? 'read' : 'write';
+      opened.push(openOne(path, access, config, tables, report));
     }
     return opened;
   } catch (problem) {
     for (const { source } of opened) source.close();
     throw problem;
   }
+}
+
+function openOne(
+  path: string,
+  access: 'read' | 'write',
+  config: OpenConfig,
+  tables: TableAllocator,
+  report: Report,
+): OpenedImage {
+  // Kept until the image is known to be one, and open.
+  const notices: string[] = [];
+  const attempt = (as: 'read' | 'write'): OpenedImage =>
+    openAs(as, path, config, { tables, report: (text) => notices.push(text) });
+  let opened: OpenedImage;
+  try {
+    opened = attempt(access);
+  } catch (problem) {
+    if (access === 'read' || !(problem instanceof ReadOnlyImage)) throw problem;
+    notices.splice(0);
+    opened = attempt('read');
+    notices.push(`${problem.message}; mounted read-only`);
+  }
+  for (const text of notices) report(text);
+  return opened;
+}
+
+/** The image can be read, but not written: the message says why. */
+class ReadOnlyImage extends Error {}
+
+function openAs(
+  access: 'read' | 'write',
+  path: string,
+  config: OpenConfig,
+  { tables, report }: { readonly tables: TableAllocator; readonly report: Report },
+): OpenedImage {
+  let source: FileSource;
+  try {
+    source = openFile(path, access);
+  } catch (problem) {
+    if (problem instanceof ImageError && problem.kind === 'denied' && access === 'write') {
+      throw new ReadOnlyImage(`${path}: cannot be written (permission denied)`);
+    }
+    throw problem;
+  }
+  try {
+    const { fd, device } = source.share();
+    if (config.lock) {
+      const notice = lockImage(fd, path, access, () => holdersOfFile(fd).join(', '));
+      if (notice !== undefined) report(notice);
+    }
+    const context = {
+      tables,
+      options: new Map(config.formatOptions),
+      report: (text: string) => report(`${path}: ${text}`),
+    };
+    const image = openImage(source, { drivers: DRIVERS, format: config.format, device, context });
+    const edit = access === 'write' ? prepareEdit(image, path, config, device, context) : undefined;
+    return { path, source, image, edit };
+  } catch (problem) {
+    source.close();
+    throw problem;
+  }
+}
+
+function prepareEdit(
+  image: Image,
+  path: string,
+  config: OpenConfig,
+  device: boolean,
+  context: OpenContext,
+): unknown {
+  const against = reasonAgainst(image, config, device);
+  if (against !== undefined) throw new ReadOnlyImage(`${path}: ${against}`);
+  try {
+    return image.prepareEdit(context);
+  } catch (problem) {
+    if (!(problem instanceof ImageError)) throw problem;
+    throw new ReadOnlyImage(`${path}: cannot be written: ${problem.message}`, { cause: problem });
+  }
+}
+
+/** A device that nothing recognizes may be anything: nobody writes to it without having said what it is. */
+function reasonAgainst(image: Image, config: OpenConfig, device: boolean): string | undefined {
+  if (image.format !== 'raw' || !device || config.format !== undefined) return undefined;
+  return 'a device without a known format is written to only with --format=raw';
 }
 
 /** `base` with `end` behind it, `base` cut to what a name may be. */
@@ -80,12 +157,13 @@ export function exposedNames(paths: readonly string[]): string[] {
 
 export function fileSeeds(opened: readonly OpenedImage[]): FileSeed[] {
   const names = exposedNames(opened.map(({ path }) => path));
-  return opened.map(({ path, source, image }, index) => {
+  return opened.map(({ path, source, image, edit }, index) => {
     const shared = source.share();
     const stat = fstatSync(shared.fd, { bigint: true });
     return {
       name: names[index]!,
-      image: image.share(),
+      image: edit === undefined ? image.share() : { ...image.share(), edit },
+      writable: edit !== undefined,
       source: shared,
       times: { atime: timeOf(stat.atimeNs), mtime: timeOf(stat.mtimeNs), ctime: timeOf(stat.ctimeNs) },
       blockSize: 4096,

@@ -5,13 +5,16 @@
 
 import { writeFileSync } from 'node:fs';
 import { ImageError } from '../base/errors.ts';
+import { Counters } from '../fuse/counters.ts';
 import { type TreeSeed, timeOf } from '../fuse/tree.ts';
+import { IoGate } from '../shared/io-gate.ts';
 import { PagePool } from '../shared/page-pool.ts';
 import { kernelTransport } from '../transport/kernel/session.ts';
 import { dismissSpares } from '../transport/kernel/workers.ts';
 import type { Mount, MountEnd, MountRequest, Transport, TransportName } from '../transport/transport.ts';
 import type { MountConfig } from './config.ts';
 import { countAllocation, fileSeeds, type OpenedImage, openImages } from './images.ts';
+import { Keeper } from './keeper.ts';
 import type { Log } from './log.ts';
 import { mountShape } from './mountpoint.ts';
 import { removePidFile, Stopper } from './stopper.ts';
@@ -35,6 +38,8 @@ async function transportOf(name: TransportName): Promise<Transport> {
  */
 export async function serveMount(config: MountConfig, hooks: ServeHooks): Promise<MountEnd> {
   const { log } = hooks;
+  // What ps and the holders in our own messages show: not "node".
+  process.title = 'vdisk-mount';
   const stopper = new Stopper(config, log);
   let opened: readonly OpenedImage[] = [];
   let stopCounting = (): void => {};
@@ -44,14 +49,25 @@ export async function serveMount(config: MountConfig, hooks: ServeHooks): Promis
     const allocated = new SharedArrayBuffer(opened.length * 8);
     stopCounting = countAllocation(opened, allocated, (text) => log.warn(text));
     const transport = await transportOf(config.transport);
-    const mount = await transport.mount(mountRequest(config, hooks, shape, opened, allocated));
+    const request = mountRequest(config, hooks, shape, opened, allocated);
+    const mount = await transport.mount(request);
     if (stopper.interruptedBy !== undefined) {
       mount.unmount('force');
       await mount.ended;
       throw new ImageError('interrupted', stopper.interruptedBy);
     }
     stopper.watch(mount);
-    return await whileMounted(mount, config, hooks);
+    const { tree, threads } = request;
+    const keeper = tree.files.some(({ writable }) => writable) ? new Keeper(tree, threads, log) : undefined;
+    const [outcome] = await Promise.allSettled([whileMounted(mount, config, hooks)]);
+    const end = outcome.status === 'fulfilled' ? outcome.value : undefined;
+    if (end?.how === 'failed' && end.abandoned === true) {
+      await keeper?.abandon();
+      return end;
+    }
+    const clean = keeper === undefined || (await keeper.close());
+    if (outcome.status === 'rejected') throw outcome.reason;
+    return clean ? outcome.value : { how: 'failed', reason: 'an image was not left clean' };
   } catch (problem) {
     // Whatever failed: the signal is why, or was first.
     const signal = stopper.interruptedBy;
@@ -77,6 +93,10 @@ function mountRequest(
       files: fileSeeds(opened),
       pool: PagePool.seed(config.cacheBytes),
       allocated,
+      gate: IoGate.seed(config.threads + 2),
+      times: new SharedArrayBuffer(opened.length * 24),
+      counters: Counters.seed(config.threads + 2, opened.length),
+      sync: config.sync,
       uid: config.uid,
       gid: config.gid,
       umask: config.umask,

@@ -1,12 +1,13 @@
 /**
  * The disk: the flat byte range that users see. This is the only place where mapping becomes bytes: one read
- * loop over extents, for every format.
+ * loop, one write loop and one zero loop over extents, for every format.
  */
 
-import { EIO, ENXIO, type Moved } from '../base/errno.ts';
-import { type ByteCount, GIB, type GuestOffset, type HostOffset } from '../base/units.ts';
-import type { Translator } from '../image/driver.ts';
+import { EIO, ENOSPC, ENXIO, EROFS, type Moved, type Status } from '../base/errno.ts';
+import { type ByteCount, GIB, type GuestOffset, type HostOffset, roundDown, roundUp } from '../base/units.ts';
+import type { EditCounters, Editor, Translator } from '../image/driver.ts';
 import { DATA, Extent } from '../image/extent.ts';
+import type { IoGate } from '../shared/io-gate.ts';
 import type { BlockSource } from '../source/block-source.ts';
 
 /** A 64 TiB disk of 1 MiB blocks takes less than a second. */
@@ -14,16 +15,32 @@ const MAX_SEEK_MS = 2000;
 /** The clock is looked at every so many bytes of the disk: some ten thousand table words. */
 const SEEK_SPAN = 16 * GIB;
 
+const NOTHING_COUNTED: EditCounters = { flushes: 0, shared: 0, commits: 0 };
+
+/** What writing takes. */
+export interface DiskEdit {
+  readonly editor: Editor;
+  /** Of this thread. */
+  readonly gate: IoGate;
+}
+
 export class Disk {
   readonly size: ByteCount;
   readonly #translator: Translator;
   readonly #source: BlockSource;
   readonly #extent = new Extent();
+  readonly #edit: DiskEdit | undefined;
 
-  constructor(size: ByteCount, translator: Translator, source: BlockSource) {
+  /** Without `edit` the disk is only read. */
+  constructor(size: ByteCount, translator: Translator, source: BlockSource, edit?: DiskEdit) {
     this.size = size;
     this.#translator = translator;
     this.#source = source;
+    this.#edit = edit;
+  }
+
+  get writable(): boolean {
+    return this.#edit !== undefined;
   }
 
   /**
@@ -33,6 +50,18 @@ export class Disk {
   read(target: Uint8Array, start: number, length: ByteCount, at: GuestOffset): Moved {
     const wanted = Math.min(length, this.size - at);
     if (wanted <= 0) return 0;
+    if (this.#edit === undefined) return this.#read(target, start, wanted, at);
+    // Somebody may free what is read here.
+    const { gate } = this.#edit;
+    gate.enter();
+    try {
+      return this.#read(target, start, wanted, at);
+    } finally {
+      gate.leave();
+    }
+  }
+
+  #read(target: Uint8Array, start: number, wanted: ByteCount, at: GuestOffset): Moved {
     const extent = this.#extent;
     let done = 0;
     while (done < wanted) {
@@ -51,6 +80,132 @@ export class Disk {
       done += count;
     }
     return wanted;
+  }
+
+  /**
+   * Writes `length` bytes of the disk at `at` from bytes[start…]. Returns how many: fewer only at the end of the
+   * disk, where -ENOSPC says that none fit. -EROFS where the disk is only read; other -errno where part of it
+   * may have been written. It is stable after the next `flush`.
+   */
+  write(bytes: Uint8Array, start: number, length: ByteCount, at: GuestOffset): Moved {
+    const edit = this.#edit;
+    if (edit === undefined) return -EROFS;
+    const wanted = Math.min(length, this.size - at);
+    if (wanted <= 0) return length === 0 ? 0 : -ENOSPC;
+    const begun = edit.editor.begin();
+    if (begun < 0) return begun;
+    edit.gate.enter();
+    try {
+      return this.#write(edit.editor, bytes, start, wanted, at);
+    } finally {
+      edit.editor.changed();
+      edit.gate.leave();
+    }
+  }
+
+  #write(editor: Editor, bytes: Uint8Array, start: number, wanted: ByteCount, at: GuestOffset): Moved {
+    const extent = this.#extent;
+    let done = 0;
+    while (done < wanted) {
+      const here = (at + done) as GuestOffset;
+      let status = this.#translator.locate(here, wanted - done, extent);
+      if (status < 0) return status;
+      if (extent.kind !== DATA) {
+        const count = Math.min(extent.length, wanted - done);
+        if (count < 1) return -EIO;
+        status = editor.allocate(here, count);
+        if (status < 0) return status;
+        status = this.#translator.locate(here, wanted - done, extent);
+        if (status < 0) return status;
+        // Freed again meanwhile by somebody who discards what is written here: the next round allocates anew.
+        if (!extent.isData) continue;
+      }
+      const count = Math.min(extent.length, wanted - done);
+      if (count < 1) return -EIO;
+      status = this.#source.writeAt(bytes, start + done, count, extent.host, 'payload.write');
+      if (status < 0) return status;
+      done += count;
+    }
+    return wanted;
+  }
+
+  /**
+   * Makes `length` bytes at `at` read as zeros, as far as the disk goes. With 'punch' what can be given back to
+   * the host is; 'keep' leaves space that is allocated reserved. Returns 0 or -errno as `write`.
+   */
+  zero(at: GuestOffset, length: ByteCount, how: 'punch' | 'keep'): Status {
+    const edit = this.#edit;
+    if (edit === undefined) return -EROFS;
+    const end = Math.min(at + length, this.size);
+    if (at >= end) return 0;
+    const begun = edit.editor.begin();
+    if (begun < 0) return begun;
+    edit.gate.enter();
+    try {
+      return this.#zero(edit.editor, at, end, how);
+    } finally {
+      edit.editor.changed();
+      edit.gate.leave();
+    }
+  }
+
+  #zero(editor: Editor, at: number, end: number, how: 'punch' | 'keep'): Status {
+    const { unit } = editor;
+    if (unit === 0 || how === 'keep') return this.#zeroInPlace(at, end, how);
+    const first = roundUp(at, unit);
+    const last = end === this.size ? end : roundDown(end, unit);
+    if (first >= last) return this.#zeroInPlace(at, end, how);
+    let status = this.#zeroInPlace(at, first, how);
+    if (status < 0) return status;
+    status = editor.discard(first as GuestOffset, last - first);
+    return status < 0 ? status : this.#zeroInPlace(last, end, how);
+  }
+
+  /** Zeros what is DATA between `at` and `end`; the rest is zeros already. */
+  #zeroInPlace(at: number, end: number, how: 'punch' | 'keep'): Status {
+    const extent = this.#extent;
+    for (let here = at; here < end; ) {
+      let status = this.#translator.locate(here as GuestOffset, end - here, extent);
+      if (status < 0) return status;
+      const count = Math.min(extent.length, end - here);
+      if (count < 1) return -EIO;
+      if (extent.kind === DATA) {
+        status = this.#source.zero(extent.host, count, how, 'payload.zero');
+        if (status < 0) return status;
+      }
+      here += count;
+    }
+    return 0;
+  }
+
+  /** Makes all stable that was acknowledged before the call. Returns 0 or -errno; 0 where the disk is only read. */
+  flush(): Status {
+    return this.#edit === undefined ? 0 : this.#edit.editor.flush();
+  }
+
+  /** Whether metadata waits in memory for a flush. */
+  get isDirty(): boolean {
+    return this.#edit?.editor.isDirty ?? false;
+  }
+
+  /** Whether the image was written to since it was opened. */
+  get isWritten(): boolean {
+    return this.#edit?.editor.isWritten ?? false;
+  }
+
+  /** Flushes asked for, those done by another's commit, and commits; zeros where the disk is only read. */
+  counters(): EditCounters {
+    return this.#edit?.editor.counters() ?? NOTHING_COUNTED;
+  }
+
+  /** Bytes that the image takes on its medium. Not for the data path. */
+  get allocated(): ByteCount {
+    return this.#source.allocated;
+  }
+
+  /** At the end of a mount, when no other thread works on the disk: leaves the image clean. Returns 0 or -errno. */
+  close(): Status {
+    return this.#edit === undefined ? 0 : this.#edit.editor.close();
   }
 
   /**

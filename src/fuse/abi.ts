@@ -25,8 +25,16 @@ export const Opcode = {
   FORGET: 2,
   GETATTR: 3,
   SETATTR: 4,
+  SYMLINK: 6,
+  MKNOD: 8,
+  MKDIR: 9,
+  UNLINK: 10,
+  RMDIR: 11,
+  RENAME: 12,
+  LINK: 13,
   OPEN: 14,
   READ: 15,
+  WRITE: 16,
   STATFS: 17,
   RELEASE: 18,
   FSYNC: 20,
@@ -39,23 +47,49 @@ export const Opcode = {
   RELEASEDIR: 29,
   FSYNCDIR: 30,
   ACCESS: 34,
+  CREATE: 35,
   INTERRUPT: 36,
   DESTROY: 38,
   BATCH_FORGET: 42,
+  FALLOCATE: 43,
   READDIRPLUS: 44,
   LSEEK: 46,
 } as const;
 
 export const FUSE_ASYNC_READ = 1 << 0;
+export const FUSE_BIG_WRITES = 1 << 5;
 export const FUSE_DO_READDIRPLUS = 1 << 13;
 export const FUSE_READDIRPLUS_AUTO = 1 << 14;
 export const FUSE_ASYNC_DIO = 1 << 15;
+/** Writes stay in the page cache until the kernel writes them back; it then keeps size, mtime and ctime itself. */
+export const FUSE_WRITEBACK_CACHE = 1 << 16;
 export const FUSE_PARALLEL_DIROPS = 1 << 18;
 export const FUSE_MAX_PAGES = 1 << 22;
 export const FUSE_EXPLICIT_INVAL_DATA = 1 << 25;
+/** Set-user-ID bits and capabilities are our business: without it, each write asks for `security.capability` first. */
+export const FUSE_HANDLE_KILLPRIV_V2 = 1 << 28;
 
 export const FOPEN_KEEP_CACHE = 1 << 1;
 export const FOPEN_CACHE_DIR = 1 << 3;
+/** Linux 6.2 and later; older kernels do not look at it. */
+export const FOPEN_PARALLEL_DIRECT_WRITES = 1 << 6;
+
+/** fuse_getattr_in.getattr_flags: `fh` counts. */
+export const FUSE_GETATTR_FH = 1 << 0;
+
+/** fuse_write_in.write_flags: from the page cache; the handle is any that is open for writing. */
+export const FUSE_WRITE_CACHE = 1 << 0;
+
+/** fuse_setattr_in.valid: which fields count. */
+export const FATTR_MODE = 1 << 0;
+export const FATTR_UID = 1 << 1;
+export const FATTR_GID = 1 << 2;
+export const FATTR_SIZE = 1 << 3;
+export const FATTR_ATIME = 1 << 4;
+export const FATTR_MTIME = 1 << 5;
+export const FATTR_ATIME_NOW = 1 << 7;
+export const FATTR_MTIME_NOW = 1 << 8;
+export const FATTR_CTIME = 1 << 10;
 
 /** FUSE_DEV_IOC_CLONE: _IOR(229, 0, u32). */
 export const DEVICE_CLONE = 0x8004e500;
@@ -118,6 +152,16 @@ export const InitOut = struct(
   },
 );
 
+export const GetattrIn = struct(
+  'fuse_getattr_in',
+  { size: 16, endian: 'little', spec: HEADER },
+  {
+    getattrFlags: u32('FUSE_GETATTR_…'),
+    dummy: u32(''),
+    fh: u64('Handle'),
+  },
+);
+
 export const ReadIn = struct(
   'fuse_read_in',
   { size: 40, endian: 'little', spec: HEADER },
@@ -129,6 +173,75 @@ export const ReadIn = struct(
     lockOwner: u64(''),
     flags: u32("The file's open flags"),
     padding: u32(''),
+  },
+);
+
+/** The payload follows. */
+export const WriteIn = struct(
+  'fuse_write_in',
+  { size: 40, endian: 'little', spec: HEADER },
+  {
+    fh: u64('Handle'),
+    offset: u64('Guest offset'),
+    size: u32('Bytes'),
+    writeFlags: u32('FUSE_WRITE_…'),
+    lockOwner: u64(''),
+    flags: u32("The file's open flags"),
+    padding: u32(''),
+  },
+);
+
+export const WriteOut = struct(
+  'fuse_write_out',
+  { size: 8, endian: 'little', spec: HEADER },
+  {
+    size: u32('Bytes written'),
+    padding: u32(''),
+  },
+);
+
+export const FsyncIn = struct(
+  'fuse_fsync_in',
+  { size: 16, endian: 'little', spec: HEADER },
+  {
+    fh: u64('Handle'),
+    fsyncFlags: u32('1: only data'),
+    padding: u32(''),
+  },
+);
+
+export const FallocateIn = struct(
+  'fuse_fallocate_in',
+  { size: 32, endian: 'little', spec: HEADER },
+  {
+    fh: u64('Handle'),
+    offset: u64('Guest offset'),
+    length: u64('Bytes'),
+    mode: u32('FALLOC_FL_…'),
+    padding: u32(''),
+  },
+);
+
+export const SetattrIn = struct(
+  'fuse_setattr_in',
+  { size: 88, endian: 'little', spec: HEADER },
+  {
+    valid: u32('FATTR_…: the fields that count'),
+    padding: u32(''),
+    fh: u64('Handle'),
+    size: u64(''),
+    lockOwner: u64(''),
+    atime: u64('s, signed'),
+    mtime: u64('s, signed'),
+    ctime: u64('s, signed'),
+    atimensec: u32('ns'),
+    mtimensec: u32('ns'),
+    ctimensec: u32('ns'),
+    mode: u32('st_mode'),
+    unused4: u32(''),
+    uid: u32(''),
+    gid: u32(''),
+    unused5: u32(''),
   },
 );
 
@@ -215,6 +328,37 @@ export const StatfsOut = struct(
     frsize: u32(''),
     padding: u32(''),
     spare: bytes(24, ''),
+  },
+);
+
+/**
+ * A notification is a reply to no request: unique 0, and this number in the place of the error. STORE puts bytes
+ * into the page cache; where they lie behind the file's end as the kernel knows it, the file becomes longer.
+ */
+export const NOTIFY_STORE = 4;
+/** A name is forgotten; waits for lookups in the directory, so that whoever answers those must not send it. */
+export const NOTIFY_INVAL_ENTRY = 3;
+
+/** The name and a NUL follow. */
+export const NotifyInvalEntryOut = struct(
+  'fuse_notify_inval_entry_out',
+  { size: 16, endian: 'little', spec: HEADER },
+  {
+    parent: u64('The directory'),
+    namelen: u32('Bytes, without the NUL'),
+    flags: u32('0'),
+  },
+);
+
+/** The bytes follow. */
+export const NotifyStoreOut = struct(
+  'fuse_notify_store_out',
+  { size: 24, endian: 'little', spec: HEADER },
+  {
+    nodeid: u64('The node'),
+    offset: u64('Guest offset'),
+    size: u32('Bytes'),
+    padding: u32(''),
   },
 );
 

@@ -9,12 +9,16 @@
 import {
   EACCES,
   EBADF,
+  EFBIG,
   EINVAL,
   EISDIR,
   ENAMETOOLONG,
   ENOENT,
+  ENOSPC,
   ENOTDIR,
   ENXIO,
+  EOPNOTSUPP,
+  EPERM,
   EROFS,
   type Moved,
   type Status,
@@ -22,8 +26,10 @@ import {
 import { type ByteCount, guestOffset } from '../base/units.ts';
 import type { Disk } from '../disk/disk.ts';
 import type { Report } from '../image/driver.ts';
+import { PagePool } from '../shared/page-pool.ts';
 import { ROOT_NODE } from './abi.ts';
-import { attachDisks, type FileSeed, type Time, type TreeSeed } from './tree.ts';
+import { Counters, READS, WRITES, ZEROINGS } from './counters.ts';
+import { attachDisks, type FileSeed, isWritable, type Time, type TreeSeed, timeOfMs } from './tree.ts';
 
 export const S_IFDIR = 0o040000;
 export const S_IFREG = 0o100000;
@@ -34,8 +40,22 @@ export const SEEK_HOLE = 4;
 /** Longest name, as statfs says: NAME_MAX of <linux/limits.h>. */
 export const NAME_BYTES = 255;
 
-const O_ACCMODE = 3;
+/** Bits of open(2): 0 is O_RDONLY. */
+export const O_ACCMODE = 3;
+/** Of open(2); also a bit of O_SYNC. */
+export const O_DSYNC = 0o10000;
 const W_OK = 2;
+const PERMISSIONS = 0o7777;
+
+const FALLOC_FL_KEEP_SIZE = 1;
+const FALLOC_FL_PUNCH_HOLE = 2;
+const FALLOC_FL_ZERO_RANGE = 16;
+
+/** Values of a file in TreeSeed.times. */
+const TIMES = 3;
+const ATIME = 0;
+const MTIME = 1;
+const CTIME = 2;
 
 const EPOCH: Time = { seconds: 0, nanoseconds: 0 };
 
@@ -55,6 +75,20 @@ export class Attributes {
   ctime = EPOCH;
 }
 
+/** What SETATTR asks for; what is not there stays as it is. */
+export interface AttributeChange {
+  /** Bytes. */
+  readonly size?: number | undefined;
+  /** Permission bits; others are not looked at. */
+  readonly mode?: number | undefined;
+  readonly uid?: number | undefined;
+  readonly gid?: number | undefined;
+  /** ms since 1970. */
+  readonly atime?: number | undefined;
+  readonly mtime?: number | undefined;
+  readonly ctime?: number | undefined;
+}
+
 export interface DirectoryEntry {
   readonly name: Buffer;
   readonly node: number;
@@ -66,20 +100,33 @@ export interface FileSystemSize {
   readonly files: number;
 }
 
+/** Made anew for each request; the others are fixed when the mount is made. */
+export const STATS_ATTRIBUTE = 'user.vdisk.stats';
+
 export class FileSystem {
   /** The root directory's entries, in order; none where the mountpoint is a file. */
   readonly entries: readonly DirectoryEntry[];
   readonly #seed: TreeSeed;
   readonly #disks: readonly Disk[];
   readonly #allocated: Float64Array;
+  readonly #times: Float64Array;
+  readonly #counters: Counters;
+  readonly #pool: PagePool;
+  /** Whether any file is writable; else the mount is read-only. */
+  readonly writable: boolean;
   /** Node of file 0. */
   readonly #first: number;
   readonly #byName: ReadonlyMap<string, number>;
 
-  constructor(seed: TreeSeed, report: Report) {
+  /** `thread` is this thread's number among those of the mount (TreeSeed.gate). */
+  constructor(seed: TreeSeed, report: Report, thread: number) {
     this.#seed = seed;
-    this.#disks = attachDisks(seed, report);
+    this.#disks = attachDisks(seed, report, thread);
     this.#allocated = new Float64Array(seed.allocated);
+    this.#times = new Float64Array(seed.times);
+    this.#pool = new PagePool(seed.pool);
+    this.#counters = new Counters(seed.counters, seed.files.length, thread);
+    this.writable = isWritable(seed);
     this.#first = seed.shape === 'file' ? ROOT_NODE : ROOT_NODE + 1;
     this.entries =
       seed.shape === 'file'
@@ -90,6 +137,15 @@ export class FileSystem {
             mode: S_IFREG,
           }));
     this.#byName = new Map(this.entries.map((entry) => [entry.name.toString('latin1'), entry.node]));
+  }
+
+  get lastNode(): number {
+    return this.#first + this.#seed.files.length - 1;
+  }
+
+  /** Bytes of a file; 0 where there is none. */
+  sizeOf(node: number): ByteCount {
+    return this.#file(node)?.image.virtualSize ?? 0;
   }
 
   #isRootDirectory(node: number): boolean {
@@ -125,25 +181,92 @@ export class FileSystem {
     if (file === undefined) return -ENOENT;
     out.size = file.image.virtualSize;
     out.blocks = Math.ceil(Math.min(this.#allocated[index]!, out.size) / 512);
-    out.mode = S_IFREG | (0o444 & ~seed.umask);
+    out.mode = S_IFREG | this.#permissions(file);
     out.links = 1;
     out.blockSize = file.blockSize;
-    out.atime = file.times.atime;
-    out.mtime = file.times.mtime;
-    out.ctime = file.times.ctime;
+    out.atime = this.#time(index, ATIME, file.times.atime);
+    out.mtime = this.#time(index, MTIME, file.times.mtime);
+    out.ctime = this.#time(index, CTIME, file.times.ctime);
     return 0;
   }
 
-  /** Times, mode and size are those of a read-only device: nothing changes them. */
-  setattr(node: number): Status {
-    return this.#isRootDirectory(node) || this.#file(node) !== undefined ? -EROFS : -ENOENT;
+  #permissions(file: FileSeed): number {
+    return (file.writable ? 0o644 : 0o444) & ~this.#seed.umask;
+  }
+
+  #time(index: number, which: number, otherwise: Time): Time {
+    const ms = this.#times[index * TIMES + which]!;
+    return ms === 0 ? otherwise : timeOfMs(ms);
+  }
+
+  /** A time of 1970-01-01 00:00 itself is told apart from "as in the seed" by less than a nanosecond. */
+  #setTime(index: number, which: number, ms: number): void {
+    this.#times[index * TIMES + which] = ms === 0 ? Number.MIN_VALUE : ms;
+  }
+
+  /** Bytes of the disk were changed. */
+  #touch(index: number): void {
+    const now = Date.now();
+    this.#setTime(index, MTIME, now);
+    this.#setTime(index, CTIME, now);
+  }
+
+  /**
+   * Changes times and size. A disk keeps its size: cutting it makes all that lies behind read as zeros, so that
+   * what a program leaves behind that begins with O_TRUNC is what it wrote; -EFBIG where it would grow. Owner and
+   * mode are those of the mount: -EPERM where they would change.
+   */
+  setattr(node: number, change: AttributeChange): Status {
+    const index = node - this.#first;
+    const file = this.#seed.files[index];
+    if (file === undefined && !this.#isRootDirectory(node)) return -ENOENT;
+    if (!(file?.writable ?? this.writable)) return -EROFS;
+    const { size, mode, uid, gid, atime, mtime, ctime } = change;
+    const permissions = file === undefined ? 0o555 & ~this.#seed.umask : this.#permissions(file);
+    if (mode !== undefined && (mode & PERMISSIONS) !== permissions) return -EPERM;
+    if (uid !== undefined && uid !== this.#seed.uid) return -EPERM;
+    if (gid !== undefined && gid !== this.#seed.gid) return -EPERM;
+    if (file === undefined) {
+      if (size !== undefined) return -EISDIR;
+      return atime === undefined && mtime === undefined ? 0 : -EPERM;
+    }
+    if (size !== undefined) {
+      const status = this.#cut(index, size);
+      if (status < 0) return status;
+    }
+    if (atime !== undefined) this.#setTime(index, ATIME, atime);
+    if (mtime !== undefined) this.#setTime(index, MTIME, mtime);
+    if (ctime !== undefined) this.#setTime(index, CTIME, ctime);
+    else if (atime !== undefined || mtime !== undefined) this.#setTime(index, CTIME, Date.now());
+    return 0;
+  }
+
+  #cut(index: number, size: number): Status {
+    const disk = this.#disks[index]!;
+    if (size > disk.size) return -EFBIG;
+    if (size === disk.size) return 0;
+    return this.#zero(index, disk, size, disk.size - size, 'punch');
+  }
+
+  #zero(index: number, disk: Disk, at: number, length: ByteCount, how: 'punch' | 'keep'): Status {
+    const status = disk.zero(guestOffset(at), length, how);
+    this.#counters.count(index, ZEROINGS, status < 0 ? status : length);
+    if (status < 0) return status;
+    this.#touch(index);
+    return this.#seed.sync ? disk.flush() : 0;
+  }
+
+  /** The answer to whoever wants to create, remove or rename something. */
+  refuse(): Status {
+    return this.writable ? -EPERM : -EROFS;
   }
 
   /** A handle (0 or more), or -errno. `flags` are those of open(2). */
   open(node: number, flags: number): number {
     if (this.#isRootDirectory(node)) return -EISDIR;
-    if (this.#file(node) === undefined) return -ENOENT;
-    return (flags & O_ACCMODE) === 0 ? node : -EROFS;
+    const file = this.#file(node);
+    if (file === undefined) return -ENOENT;
+    return (flags & O_ACCMODE) === 0 || file.writable ? node : -EROFS;
   }
 
   opendir(node: number): Status {
@@ -153,8 +276,74 @@ export class FileSystem {
 
   /** Reads up to `length` bytes at `at` into target[start…]: short only at the end of the disk. */
   read(handle: number, target: Uint8Array, start: number, length: ByteCount, at: number): Moved {
+    const index = handle - this.#first;
+    const disk = this.#disks[index];
+    if (disk === undefined) return -EBADF;
+    const moved = disk.read(target, start, length, guestOffset(at));
+    this.#counters.count(index, READS, moved);
+    return moved;
+  }
+
+  /**
+   * Writes `length` bytes at `at` from bytes[start…]: fewer only at the end of the disk, -ENOSPC behind it. Stable
+   * on return where the mount or the `flags` of open(2) ask for it.
+   *
+   * `cached` says that the kernel writes its page cache back. It then keeps the times, and it asks for a flush
+   * where the writer wants one: which file the pages were written through is not known.
+   */
+  write(
+    handle: number,
+    bytes: Uint8Array,
+    start: number,
+    length: ByteCount,
+    at: number,
+    flags: number,
+    cached: boolean,
+  ): Moved {
+    const index = handle - this.#first;
+    const disk = this.#disks[index];
+    if (disk === undefined) return -EBADF;
+    const moved = disk.write(bytes, start, length, guestOffset(at));
+    this.#counters.count(index, WRITES, moved);
+    if (moved < 0) return moved;
+    if (!cached) this.#touch(index);
+    const stable = this.#seed.sync || (!cached && (flags & O_DSYNC) !== 0);
+    const status = stable ? disk.flush() : 0;
+    return status < 0 ? status : moved;
+  }
+
+  /** fsync(2) and fdatasync(2): all that was acknowledged before is stable. */
+  fsync(handle: number): Status {
+    return this.#disks[handle - this.#first]?.flush() ?? -EBADF;
+  }
+
+  /**
+   * close(2) of one of the file's descriptors: metadata that waits in memory is written, so that who reads the
+   * image after the mount is gone need not wait for the daemon's end. Payload is in the host's page cache already.
+   */
+  closing(handle: number): Status {
     const disk = this.#disks[handle - this.#first];
-    return disk === undefined ? -EBADF : disk.read(target, start, length, guestOffset(at));
+    return disk?.isDirty ? disk.flush() : 0;
+  }
+
+  /**
+   * fallocate(2). Holes and zeros as asked for, as far as the disk goes; -ENOSPC where the file would become
+   * longer. Nothing is reserved: a disk's space is taken when it is written.
+   */
+  allocate(handle: number, mode: number, at: number, length: ByteCount): Status {
+    const index = handle - this.#first;
+    const disk = this.#disks[index];
+    if (disk === undefined) return -EBADF;
+    if (!disk.writable) return -EROFS;
+    if (length === 0) return -EINVAL;
+    const what = mode & ~FALLOC_FL_KEEP_SIZE;
+    const keepsSize = mode !== what;
+    if (what !== 0 && what !== FALLOC_FL_ZERO_RANGE && (what !== FALLOC_FL_PUNCH_HOLE || !keepsSize)) {
+      return -EOPNOTSUPP;
+    }
+    if (!keepsSize && at + length > disk.size) return -ENOSPC;
+    if (what === 0) return 0;
+    return this.#zero(index, disk, at, length, what === FALLOC_FL_PUNCH_HOLE ? 'punch' : 'keep');
   }
 
   /** SEEK_DATA or SEEK_HOLE of lseek(2): an offset, or -errno. */
@@ -166,16 +355,38 @@ export class FileSystem {
     return disk.seek(guestOffset(at), whence === SEEK_DATA ? 'data' : 'hole');
   }
 
-  /** access(2) as a read-only file system answers it; modes are checked by the kernel (default_permissions). */
+  /** access(2) where the kernel asks; it checks modes itself (default_permissions). */
   access(node: number, mask: number): Status {
-    if (!this.#isRootDirectory(node) && this.#file(node) === undefined) return -ENOENT;
-    if ((mask & W_OK) !== 0) return -EROFS;
-    return (mask & 1) !== 0 && !this.#isRootDirectory(node) ? -EACCES : 0;
+    const file = this.#file(node);
+    if (!this.#isRootDirectory(node) && file === undefined) return -ENOENT;
+    if ((mask & W_OK) !== 0 && file?.writable !== true) return this.writable && !file ? -EACCES : -EROFS;
+    return (mask & 1) !== 0 && file !== undefined ? -EACCES : 0;
   }
 
   /** Extended attributes of a file: pairs of name and value; none of the directory. */
   attributes(node: number): readonly (readonly [string, string])[] {
     return this.#file(node)?.attributes ?? [];
+  }
+
+  /** The value of one attribute, or undefined. STATS_ATTRIBUTE is not listed: it is another each time. */
+  attribute(node: number, name: string): string | undefined {
+    const index = node - this.#first;
+    const file = this.#seed.files[index];
+    if (file === undefined) return undefined;
+    if (name === STATS_ATTRIBUTE) return this.#stats(index);
+    return file.attributes.find(([known]) => known === name)?.[1];
+  }
+
+  /** What happened to a file since the mount was made, as JSON: requests, flushes, the cache of tables. */
+  #stats(index: number): string {
+    const { flushes, shared, commits } = this.#disks[index]!.counters();
+    return JSON.stringify({
+      ...this.#counters.total(index),
+      flushes,
+      flushesShared: shared,
+      commits,
+      cache: { ...this.#pool.counters(), bytes: this.#seed.pool.memory.byteLength },
+    });
   }
 
   /** The disks' sizes added up: what df shows, all of it used. */

@@ -1,12 +1,13 @@
 /**
  * What a mount shows, as plain data: every thread builds its own FileSystem from it. Names, numbers and
- * attributes are fixed when the mount is made; what changes while it serves (allocation counts) is in shared
- * memory, written by the main thread.
+ * attributes are fixed when the mount is made; what changes while it serves (allocation counts, times, who is
+ * inside an operation) is in shared memory.
  */
 
 import { Disk } from '../disk/disk.ts';
 import { driverOf } from '../formats/registry.ts';
 import type { Report, SharedImage } from '../image/driver.ts';
+import { IoGate } from '../shared/io-gate.ts';
 import { PagePool, type PagePoolSeed } from '../shared/page-pool.ts';
 import type { SharedSource } from '../source/block-source.ts';
 import { attachSource } from '../source/file.ts';
@@ -24,11 +25,19 @@ export function timeOf(nanoseconds: bigint): Time {
 
 const BILLION = 1_000_000_000n;
 
+/** From milliseconds, exact to a quarter of a microsecond. */
+export function timeOfMs(ms: number): Time {
+  const seconds = Math.floor(ms / 1000);
+  return { seconds, nanoseconds: Math.min(999_999_999, Math.floor((ms - seconds * 1000) * 1_000_000)) };
+}
+
 /** One raw file in the mount. */
 export interface FileSeed {
   /** "disk.raw" */
   readonly name: string;
+  /** Carries `edit` where the file is writable, and only there. */
   readonly image: SharedImage;
+  readonly writable: boolean;
   readonly source: SharedSource;
   /** Those of the image file. */
   readonly times: { readonly atime: Time; readonly mtime: Time; readonly ctime: Time };
@@ -45,6 +54,20 @@ export interface TreeSeed {
   readonly pool: PagePoolSeed;
   /** Allocated bytes of each file: one 64-bit float per file, written by the main thread. */
   readonly allocated: SharedArrayBuffer;
+  /**
+   * IoGate.seed(threads + 2): worker n is thread n of the gate, `threads` is the thread that flushes from time to
+   * time, `threads + 1` the main thread where it serves the files itself (fuse-native).
+   */
+  readonly gate: SharedArrayBuffer;
+  /** Each write is stable when it returns (`-o sync`). */
+  readonly sync: boolean;
+  /**
+   * Times of each file as writes and utimensat(2) changed them: 64-bit floats atime, mtime, ctime per file, in
+   * ms since 1970; 0 stands for the time in the seed. Written by whoever serves the change: the last one counts.
+   */
+  readonly times: SharedArrayBuffer;
+  /** Counters.seed(threads + 2, files): see counters.ts. */
+  readonly counters: SharedArrayBuffer;
   readonly uid: number;
   readonly gid: number;
   /** Permission bits that are taken away. */
@@ -53,13 +76,23 @@ export interface TreeSeed {
   readonly mounted: Time;
 }
 
-/** The disks of a tree, in the order of its files, attached in this thread. */
-export function attachDisks(seed: TreeSeed, report: Report): Disk[] {
+/** Whether any file can be written; else the mount is read-only. */
+export function isWritable(seed: TreeSeed): boolean {
+  return seed.files.some(({ writable }) => writable);
+}
+
+/** The disks of a tree, in the order of its files, attached in this thread: thread `thread` of the gate. */
+export function attachDisks(seed: TreeSeed, report: Report, thread: number): Disk[] {
   const pool = new PagePool(seed.pool);
+  const gate = new IoGate(seed.gate, thread);
   return seed.files.map((file) => {
+    const { image } = file;
     const source = attachSource(file.source);
-    const context = { pool, report: (notice: string) => report(`${file.source.label}: ${notice}`) };
-    const translator = driverOf(file.image.format).attach(file.image, source, context);
-    return new Disk(file.image.virtualSize, translator, source);
+    const context = { pool, gate, report: (notice: string) => report(`${file.source.label}: ${notice}`) };
+    const driver = driverOf(image.format);
+    const translator = driver.attach(image, source, context);
+    if (image.edit === undefined) return new Disk(image.virtualSize, translator, source);
+    const editor = driver.attachEditor(image, source, context, translator);
+    return new Disk(image.virtualSize, translator, source, { editor, gate });
   });
 }

@@ -4,6 +4,12 @@ import { ImageError } from '../base/errors.ts';
 import { PAGE_WORDS } from '../shared/page-pool.ts';
 import type { LoadPage } from '../shared/paged-table.ts';
 
+/**
+ * Tables of more words than this (64 MiB of VDI map, 128 MiB of VHDX BAT) are not looked through before an image
+ * is written: it would take longer than a user waits for a mount.
+ */
+export const MAX_SCANNED_WORDS = 2 ** 24;
+
 /** Pages per slice: 64 Ki entries. */
 const SLICE_PAGES = 64;
 

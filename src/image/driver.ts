@@ -8,9 +8,11 @@
 
 import type { Status } from '../base/errno.ts';
 import type { ByteCount, GuestOffset } from '../base/units.ts';
+import type { IoGate } from '../shared/io-gate.ts';
 import type { PagePool } from '../shared/page-pool.ts';
 import type { TableAllocator } from '../shared/paged-table.ts';
 import type { BlockSource } from '../source/block-source.ts';
+import type { CheckReport } from './check.ts';
 import type { Extent } from './extent.ts';
 
 export type FormatId = 'raw' | 'vhd' | 'vhdx' | 'vdi' | 'qed';
@@ -68,6 +70,13 @@ export interface Image {
   countAllocated(from: GuestOffset, add: (bytes: ByteCount) => void): GuestOffset | undefined;
   /** Structured-cloneable; given to `attach` in each worker. */
   share(): SharedImage;
+  /**
+   * For a mount that may write: looks whether the image can be written (its source is writable, its tables are
+   * sound, no block is used twice) and finds free space in it. Reads only: the image is changed by the first
+   * write. Returns plain data and shared memory for `SharedImage.edit`. Throws ImageError where the image must
+   * not be written, with why; it can then still be read.
+   */
+  prepareEdit(context: OpenContext): unknown;
 }
 
 export interface SharedImage {
@@ -75,6 +84,8 @@ export interface SharedImage {
   readonly virtualSize: ByteCount;
   /** The format's own plain data. Only the format's `attach` looks inside. */
   readonly state: unknown;
+  /** What `Image.prepareEdit` returned; undefined where the image is only read. */
+  readonly edit?: unknown;
 }
 
 /** One per thread and image. */
@@ -88,10 +99,60 @@ export interface Translator {
   locate(at: GuestOffset, length: ByteCount, out: Extent): Status;
 }
 
+/** Since the mount was made. */
+export interface EditCounters {
+  /** Flushes asked for. */
+  readonly flushes: number;
+  /** Those of them that another's commit had done already. */
+  readonly shared: number;
+  readonly commits: number;
+}
+
+/**
+ * Changes to an image, one per thread and image. Data plane: nothing throws. All of it goes through the image's
+ * group commit (group-commit.ts); nothing but `flush` and `close` makes anything stable.
+ */
+export interface Editor {
+  /**
+   * The unit in which space is given back; 0 where the format cannot unmap (raw, fixed): then the disk layer
+   * only punches holes.
+   */
+  readonly unit: ByteCount;
+  /** Before any change of bytes or tables. Cheap after the first time. Returns 0 or -errno. */
+  begin(): Status;
+  /**
+   * Makes `at` and as much as it can of `length` bytes from there DATA, as `locate` says afterwards, reading as
+   * before (zeros). Takes blocks that were freed before the file grows. -ENOSPC where the host or the format
+   * has no room.
+   */
+  allocate(at: GuestOffset, length: ByteCount): Status;
+  /**
+   * Unmaps whole units: they read as zeros, whatever a parent holds. `at` is a multiple of `unit`; `length` is
+   * too, or reaches the end of the disk. Their host space is punched, and given out again after the next commit.
+   * A block that the format must keep mapped is zeroed in place.
+   */
+  discard(at: GuestOffset, length: ByteCount): Status;
+  /** Payload was written: `flush` has something to do. */
+  changed(): void;
+  /** Makes all stable that was acknowledged before the call. Returns 0 or -errno. */
+  flush(): Status;
+  /** Whether metadata waits in memory for a flush: a timer sees to it. */
+  readonly isDirty: boolean;
+  counters(): EditCounters;
+  /** Whether `begin` has changed the image. */
+  readonly isWritten: boolean;
+  /** At the end of a mount, by one thread when no other works: flushes and leaves the image clean. */
+  close(): Status;
+}
+
 export interface AttachContext {
   readonly pool: PagePool;
   /** Damage found while serving; the caller logs each text once. Not for expected failures. */
   readonly report: Report;
+}
+
+export interface EditContext extends AttachContext {
+  readonly gate: IoGate;
 }
 
 export interface FormatOption {
@@ -114,4 +175,20 @@ export interface FormatDriver {
   open(source: BlockSource, context: OpenContext): Image;
   /** No I/O. `shared` comes from this driver's `Image.share()`. */
   attach(shared: SharedImage, source: BlockSource, context: AttachContext): Translator;
+  /**
+   * No I/O. Only for images whose `edit` is there. `translator` is what `attach` returned in this thread for the
+   * same image: the tables are used together.
+   */
+  attachEditor(
+    shared: SharedImage,
+    source: BlockSource,
+    context: EditContext,
+    translator: Translator,
+  ): Editor;
+  /**
+   * Looks the whole image through, reading only: everything that README.md of the format lists under check.
+   * Undefined where the format has nothing to check (raw). Throws ImageError as `open` does where the image
+   * cannot even be opened. Memory stays in proportion to the tables.
+   */
+  readonly check: ((source: BlockSource, context: OpenContext) => CheckReport) | undefined;
 }

@@ -19,6 +19,10 @@ export class Extent {
   /** Bytes with this answer from the asked offset on: at least 1; may exceed what was asked. */
   length: ByteCount = 0;
 
+  get isData(): boolean {
+    return this.kind === DATA;
+  }
+
   set(kind: ExtentKind, host: number, length: ByteCount): 0 {
     this.kind = kind;
     this.host = host as HostOffset;

@@ -27,6 +27,11 @@ export class Mutex {
     }
   }
 
+  /** Takes the lock if it is free; never waits. */
+  tryLock(): boolean {
+    return Atomics.compareExchange(this.#words, this.#at, FREE, HELD) === FREE;
+  }
+
   unlock(): void {
     if (Atomics.exchange(this.#words, this.#at, FREE) === CONTENDED) {
       Atomics.notify(this.#words, this.#at, 1);

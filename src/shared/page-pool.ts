@@ -5,14 +5,18 @@
  *
  * Layout, in 32-bit words:
  *   control   lock, slots in use, list head (most recent), list tail (least recent), counters
- *   slots     per slot: owner table, page, previous, next, generation, touched
+ *   slots     per slot: owner table, page, previous, next, generation, touched, pins, dirty sectors
  *   data      per slot: 1024 words
  *
  * Recency is promoted late: a hit only marks its slot as touched (a plain store, no lock). Eviction takes the
  * tail of the list, but a touched slot is unmarked and moved to the head instead. So a slot that goes was not
  * used since it was last looked at.
  *
- * Written under the lock: everything but `touched`, which any reader may set.
+ * A pinned slot is not evicted: its words differ from the image, or are being written there. `dirty` says which
+ * eighths of the page (128 words, a 512-byte sector of a table with entries of 4 bytes) were changed.
+ *
+ * Written under the lock: everything but `touched`, which any reader may set, and `dirty`, which belongs to the
+ * holder of the table's own lock.
  */
 
 import { Mutex } from './mutex.ts';
@@ -31,14 +35,17 @@ const HEAD = 2;
 const TAIL = 3;
 const MISSES = 4;
 const EVICTIONS = 5;
+const PINNED = 6;
 
-const SLOT_WORDS = 6;
+const SLOT_WORDS = 8;
 const OWNER = 0;
 const PAGE = 1;
 const PREVIOUS = 2;
 const NEXT = 3;
 const GENERATION = 4;
 const TOUCHED = 5;
+const PINS = 6;
+const DIRTY = 7;
 
 const NONE = -1;
 
@@ -93,12 +100,42 @@ export class PagePool {
     );
   }
 
-  /** Loads, evictions and pages in use, since the pool was made. */
-  counters(): { misses: number; evictions: number; pages: number } {
+  /** Keeps a slot from being evicted, until as many `unpin`. Call it under the lock. */
+  pin(slot: number): void {
+    const at = slot * SLOT_WORDS + PINS;
+    if (this.#slots[at] === 0) Atomics.add(this.#control, PINNED, 1);
+    this.#slots[at]! += 1;
+  }
+
+  /** Call it under the lock. */
+  unpin(slot: number): void {
+    const at = slot * SLOT_WORDS + PINS;
+    this.#slots[at]! -= 1;
+    if (this.#slots[at] === 0) Atomics.sub(this.#control, PINNED, 1);
+  }
+
+  /** Whether pinned slots leave too little to work with: half of all, or seven eighths for who must go on. */
+  isCrowded(urgent: boolean): boolean {
+    const share = urgent ? (this.#count * 7) >>> 3 : this.#count >>> 1;
+    return Atomics.load(this.#control, PINNED) >= share;
+  }
+
+  /** The changed eighths of a pinned slot, one bit each. For the holder of the table's lock. */
+  dirty(slot: number): number {
+    return this.#slots[slot * SLOT_WORDS + DIRTY]!;
+  }
+
+  setDirty(slot: number, eighths: number): void {
+    this.#slots[slot * SLOT_WORDS + DIRTY] = eighths;
+  }
+
+  /** Loads, evictions, pages in use and pages that wait to be written, since the pool was made. */
+  counters(): { misses: number; evictions: number; pages: number; pinned: number } {
     return {
       misses: Atomics.load(this.#control, MISSES),
       evictions: Atomics.load(this.#control, EVICTIONS),
       pages: Atomics.load(this.#control, USED),
+      pinned: Atomics.load(this.#control, PINNED),
     };
   }
 
@@ -126,17 +163,18 @@ export class PagePool {
     return slot;
   }
 
-  /** The least recently used slot; touched ones met on the way move to the head. */
+  /** The least recently used slot that is not pinned; touched ones met on the way move to the head. */
   #victim(): number {
-    for (let look = 0; look < this.#count; look += 1) {
+    // Twice round: after the first every mark is gone. `isCrowded` leaves slots that are not pinned.
+    for (let look = 0; look < 2 * this.#count; look += 1) {
       const slot = this.#control[TAIL]!;
-      const touched = slot * SLOT_WORDS + TOUCHED;
-      if (this.#slots[touched] === 0) return slot;
-      this.#slots[touched] = 0;
+      const base = slot * SLOT_WORDS;
+      if (this.#slots[base + TOUCHED] === 0 && this.#slots[base + PINS] === 0) return slot;
+      this.#slots[base + TOUCHED] = 0;
       this.#unlink(slot);
       this.#linkFirst(slot);
     }
-    return this.#control[TAIL]!;
+    throw new Error('every page of the pool is pinned');
   }
 
   #linkFirst(slot: number): void {

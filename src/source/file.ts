@@ -1,32 +1,74 @@
-/** A regular file or block device on the host, opened read-only. */
+/** A regular file or block device on the host. */
 
-import { closeSync, constants, fstatSync, openSync, readFileSync, readSync } from 'node:fs';
-import { EINTR, errnoOf, type Moved } from '../base/errno.ts';
+import {
+  closeSync,
+  constants,
+  fdatasyncSync,
+  fstatSync,
+  ftruncateSync,
+  openSync,
+  readFileSync,
+  readSync,
+  writeSync,
+} from 'node:fs';
+import {
+  EBADF,
+  EINTR,
+  EINVAL,
+  EIO,
+  ENOSYS,
+  EOPNOTSUPP,
+  errnoOf,
+  type Moved,
+  type Status,
+} from '../base/errno.ts';
 import { ImageError } from '../base/errors.ts';
 import type { ByteCount, HostOffset } from '../base/units.ts';
-import type { BlockSource, SharedSource } from './block-source.ts';
-import { type DirectIo, directIo, seekData, seekHole } from './syscalls.ts';
+import type { BlockSource, SharedSource, WriteStep } from './block-source.ts';
+import {
+  type DirectIo,
+  dataSync,
+  directIo,
+  punchHole,
+  seekData,
+  seekHole,
+  truncateFile,
+  zeroRange,
+} from './syscalls.ts';
 
-/** Arrays smaller than this are read into by Node's own functions. */
+/** Arrays smaller than this are moved by Node's own functions. */
 const DIRECT_BYTES = 4096;
+
+/** What is written where the host cannot make zeros by itself. */
+const ZEROS = new Uint8Array(64 * 1024);
 
 export class FileSource implements BlockSource {
   readonly label: string;
-  readonly size: ByteCount;
-  readonly allocated: ByteCount;
+  readonly writable: boolean;
+  readonly #shared: SharedSource;
   readonly #fd: number;
+  readonly #size: Float64Array;
   readonly #direct: DirectIo | undefined;
-  /** The array that was read into last, and where it is: nearly always the same one, the reply buffer. */
-  #target: Uint8Array | undefined;
+  /** The array that was read into or written from last, and where it is: nearly always the same one. */
+  #array: Uint8Array | undefined;
   #address = 0;
 
-  /** `direct` is given where the data path reads through this source. */
+  /** `direct` is given where the data path moves bytes through this source. */
   constructor(shared: SharedSource, direct?: DirectIo) {
+    this.#shared = shared;
     this.#fd = shared.fd;
+    this.#size = new Float64Array(shared.size);
     this.#direct = direct;
     this.label = shared.label;
-    this.size = shared.size;
-    this.allocated = shared.allocated;
+    this.writable = shared.writable;
+  }
+
+  get size(): ByteCount {
+    return this.#size[0]!;
+  }
+
+  get allocated(): ByteCount {
+    return this.#shared.device ? this.size : fstatSync(this.#fd).blocks * 512;
   }
 
   readAt(target: Uint8Array, start: number, length: ByteCount, at: HostOffset): Moved {
@@ -43,20 +85,80 @@ export class FileSource implements BlockSource {
     return done;
   }
 
+  writeAt(bytes: Uint8Array, start: number, length: ByteCount, at: HostOffset, _step: WriteStep): Status {
+    if (!this.writable) return -EBADF;
+    let done = 0;
+    while (done < length) {
+      const moved = this.#writeOnce(bytes, start + done, length - done, at + done);
+      if (moved === -EINTR) continue;
+      if (moved === 0) return -EIO;
+      if (moved < 0) return moved;
+      done += moved;
+      // Also where the rest fails: the file is this long now.
+      if (at + done > this.#size[0]!) this.#size[0] = at + done;
+    }
+    return 0;
+  }
+
+  zero(at: HostOffset, length: ByteCount, how: 'punch' | 'keep', step: WriteStep): Status {
+    if (!this.writable) return -EBADF;
+    const count = Math.min(length, this.size - at);
+    if (count <= 0) return 0;
+    const status = how === 'punch' ? punchHole(this.#fd, at, count) : zeroRange(this.#fd, at, count);
+    if (status !== -EOPNOTSUPP && status !== -ENOSYS) return status;
+    for (let done = 0; done < count; ) {
+      const piece = Math.min(ZEROS.length, count - done);
+      const written = this.writeAt(ZEROS, 0, piece, (at + done) as HostOffset, step);
+      if (written < 0) return written;
+      done += piece;
+    }
+    return 0;
+  }
+
+  setSize(size: ByteCount): Status {
+    if (!this.writable) return -EBADF;
+    if (this.#shared.device) return size === this.size ? 0 : -EINVAL;
+    let status = truncateFile(this.#fd, size);
+    if (status === -ENOSYS) status = attempt(() => ftruncateSync(this.#fd, size));
+    if (status === 0) this.#size[0] = size;
+    return status;
+  }
+
+  flush(): Status {
+    const status = dataSync(this.#fd);
+    return status === -ENOSYS ? attempt(() => fdatasyncSync(this.#fd)) : status;
+  }
+
   #readOnce(target: Uint8Array, start: number, length: number, at: number): Moved {
     const direct = this.#direct;
     if (direct !== undefined && target.length >= DIRECT_BYTES) {
-      if (target !== this.#target) {
-        this.#target = target;
-        this.#address = direct.addressOf(target);
-      }
-      return direct.pread(this.#fd, this.#address + start, length, at);
+      return direct.pread(this.#fd, this.#addressOf(direct, target) + start, length, at);
     }
     try {
       return readSync(this.#fd, target, start, length, at);
     } catch (problem) {
       return -errnoOf(problem);
     }
+  }
+
+  #writeOnce(bytes: Uint8Array, start: number, length: number, at: number): Moved {
+    const direct = this.#direct;
+    if (direct !== undefined && bytes.length >= DIRECT_BYTES) {
+      return direct.pwrite(this.#fd, this.#addressOf(direct, bytes) + start, length, at);
+    }
+    try {
+      return writeSync(this.#fd, bytes, start, length, at);
+    } catch (problem) {
+      return -errnoOf(problem);
+    }
+  }
+
+  #addressOf(direct: DirectIo, array: Uint8Array): number {
+    if (array !== this.#array) {
+      this.#array = array;
+      this.#address = direct.addressOf(array);
+    }
+    return this.#address;
   }
 
   nextData(at: HostOffset): HostOffset {
@@ -68,17 +170,20 @@ export class FileSource implements BlockSource {
   }
 
   share(): SharedSource {
-    return {
-      kind: 'file',
-      fd: this.#fd,
-      label: this.label,
-      size: this.size,
-      allocated: this.allocated,
-    };
+    return this.#shared;
   }
 
   close(): void {
     closeSync(this.#fd);
+  }
+}
+
+function attempt(call: () => void): Status {
+  try {
+    call();
+    return 0;
+  } catch (problem) {
+    return -errnoOf(problem);
   }
 }
 
@@ -87,13 +192,14 @@ export function attachSource(shared: SharedSource): BlockSource {
   return new FileSource(shared, directIo());
 }
 
-/** Opens `path` read-only. Throws ImageError with what to do about it. */
-export function openFile(path: string): FileSource {
+/** Opens `path`, for reading or for both. Throws ImageError with what to do about it. */
+export function openFile(path: string, access: 'read' | 'write' = 'read'): FileSource {
+  const writable = access === 'write';
   let fd: number;
   try {
-    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    fd = openSync(path, (writable ? constants.O_RDWR : constants.O_RDONLY) | constants.O_NONBLOCK);
   } catch (problem) {
-    throw describeOpenFailure(path, problem);
+    throw describeOpenFailure(path, problem, writable);
   }
   try {
     const stat = fstatSync(fd);
@@ -102,20 +208,13 @@ export function openFile(path: string): FileSource {
         hint: 'Name the image file inside it.',
       });
     }
-    if (stat.isBlockDevice()) {
-      const size = blockDeviceSize(path, stat.rdev);
-      return new FileSource({ kind: 'file', fd, label: path, size, allocated: size });
-    }
-    if (!stat.isFile()) {
+    const device = stat.isBlockDevice();
+    if (!device && !stat.isFile()) {
       throw new ImageError('usage', `${path}: is neither a regular file nor a block device`);
     }
-    return new FileSource({
-      kind: 'file',
-      fd,
-      label: path,
-      size: stat.size,
-      allocated: stat.blocks * 512,
-    });
+    const size = new SharedArrayBuffer(8);
+    new Float64Array(size)[0] = device ? blockDeviceSize(path, stat.rdev) : stat.size;
+    return new FileSource({ kind: 'file', fd, label: path, writable, device, size });
   } catch (problem) {
     closeSync(fd);
     throw problem;
@@ -133,18 +232,25 @@ function blockDeviceSize(path: string, rdev: number): ByteCount {
   }
 }
 
-function describeOpenFailure(path: string, problem: unknown): ImageError {
+function describeOpenFailure(path: string, problem: unknown, writable: boolean): ImageError {
   const code = problem instanceof Error && 'code' in problem ? problem.code : undefined;
   switch (code) {
     case 'ENOENT':
       return new ImageError('usage', `${path}: no such file`, { cause: problem });
     case 'ENOTDIR':
       return new ImageError('usage', `${path}: a part of the path is not a directory`, { cause: problem });
+    case 'EISDIR':
+      return new ImageError('usage', `${path}: is a directory, not a disk image`, {
+        cause: problem,
+        hint: 'Name the image file inside it.',
+      });
     case 'EACCES':
     case 'EPERM':
+    case 'EROFS':
+    case 'ETXTBSY':
       return new ImageError('denied', `${path}: permission denied`, {
         cause: problem,
-        hint: `Read access to the image is needed: see ls -l, or run as its owner.`,
+        hint: `${writable ? 'Write' : 'Read'} access to the image is needed: see ls -l, or run as its owner.`,
       });
     default:
       return ImageError.from(problem, 'io', path);

@@ -15,22 +15,48 @@ const CONSISTENT_READ = 0;
 const WRITE = 1;
 const RESIZE = 3;
 
+/** What is taken, and what must not be there: a reader lets others read, a writer is the only one. */
+const LOCKS = {
+  read: {
+    take: [USES + CONSISTENT_READ, FORBIDS + WRITE, FORBIDS + RESIZE],
+    refuse: [FORBIDS + CONSISTENT_READ, USES + WRITE, USES + RESIZE],
+  },
+  write: {
+    take: [USES + CONSISTENT_READ, USES + WRITE, USES + RESIZE, FORBIDS + WRITE, FORBIDS + RESIZE],
+    refuse: [FORBIDS + CONSISTENT_READ, FORBIDS + WRITE, FORBIDS + RESIZE, USES + WRITE, USES + RESIZE],
+  },
+} as const;
+
 /**
- * Locks an image for reading: others may read it too, nobody may write or resize it. The locks last as long as
- * the descriptor. Throws ImageError('in-use') where somebody writes to it; returns a notice where the file
- * system knows no locks.
+ * Locks an image for reading (others may read it too, nobody may write or resize it) or for writing (nobody
+ * else who minds may have it open). The locks last as long as the descriptor. Throws ImageError('in-use')
+ * where somebody is in the way; returns a notice where the file system knows no locks.
  */
-export function lockForReading(fd: number, path: string, holders: () => string): string | undefined {
-  for (const byte of [USES + CONSISTENT_READ, FORBIDS + WRITE, FORBIDS + RESIZE]) {
+export function lockImage(
+  fd: number,
+  path: string,
+  access: 'read' | 'write',
+  holders: () => string,
+): string | undefined {
+  const { take, refuse } = LOCKS[access];
+  for (const byte of take) {
     const status = lockByteShared(fd, byte);
-    if (status < 0) return `${path}: is not locked against writers: fcntl failed with errno ${-status}`;
+    if (status < 0)
+      return `${path}: is not locked against other programs: fcntl failed with errno ${-status}`;
   }
-  for (const byte of [FORBIDS + CONSISTENT_READ, USES + WRITE, USES + RESIZE]) {
+  for (const byte of refuse) {
     if (isByteLocked(fd, byte) !== 1) continue;
     const who = holders();
-    throw new ImageError('in-use', `${path}: is in use for writing${who === '' ? '' : ` by ${who}`}`, {
-      hint: 'Stop the virtual machine first, or use -o lock=off and accept that what is read may be torn.',
-    });
+    const writer = byte < FORBIDS || access === 'read';
+    throw new ImageError(
+      'in-use',
+      `${path}: is in use${writer ? ' for writing' : ''}${who === '' ? '' : ` by ${who}`}`,
+      {
+        hint: writer
+          ? 'Stop the virtual machine or end the other mount first. With -o ro,lock=off it can be read meanwhile, but may be torn.'
+          : 'Somebody reads it and wants nobody to write. To read it too, use -o ro.',
+      },
+    );
   }
   return undefined;
 }

@@ -63,6 +63,7 @@ export interface DirectIo {
   read(fd: number, address: number, length: number): number;
   pread(fd: number, address: number, length: number, at: number): number;
   write(fd: number, address: number, length: number): number;
+  pwrite(fd: number, address: number, length: number, at: number): number;
 }
 
 /** Undefined without koffi: then Node's functions do. */
@@ -76,6 +77,9 @@ export function directIo(): DirectIo | undefined {
   const pread = libc.func(
     'long pread64(int fd, uintptr_t address, size_t length, int64_t at)',
   ) as unknown as Call;
+  const pwrite = libc.func(
+    'long pwrite64(int fd, uintptr_t address, size_t length, int64_t at)',
+  ) as unknown as Call;
   return {
     addressOf: (target) => Number(koffi.address(target)),
     read: (fd, address, length) => {
@@ -88,6 +92,10 @@ export function directIo(): DirectIo | undefined {
     },
     write: (fd, address, length) => {
       const moved = write(fd, address, length);
+      return moved >= 0 ? moved : -koffi.errno();
+    },
+    pwrite: (fd, address, length, at) => {
+      const moved = pwrite(fd, address, length, at);
       return moved >= 0 ? moved : -koffi.errno();
     },
   };
@@ -109,6 +117,43 @@ export function seekHole(fd: number, at: number, end: number): number {
   if (at >= end) return end;
   const found = call('long lseek(int fd, long offset, int whence)', fd, at, SEEK_HOLE);
   return found < 0 ? end : Math.min(found, end);
+}
+
+const FALLOC_FL_KEEP_SIZE = 1;
+const FALLOC_FL_PUNCH_HOLE = 2;
+const FALLOC_FL_ZERO_RANGE = 16;
+
+const FALLOCATE = 'int fallocate64(int fd, int mode, int64_t offset, int64_t length)';
+
+/** fallocate(2), PUNCH_HOLE: the range reads as zeros and takes no space. Returns 0 or -errno. */
+export function punchHole(fd: number, at: number, length: number): number {
+  return call(FALLOCATE, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, length);
+}
+
+/** fallocate(2), ZERO_RANGE: the range reads as zeros and keeps its space. Returns 0 or -errno. */
+export function zeroRange(fd: number, at: number, length: number): number {
+  return call(FALLOCATE, fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, at, length);
+}
+
+/** fdatasync(2). Returns 0 or -errno. */
+export function dataSync(fd: number): number {
+  return call('int fdatasync(int fd)', fd);
+}
+
+/** ftruncate(2). Returns 0 or -errno. */
+export function truncateFile(fd: number, size: number): number {
+  return call('int ftruncate64(int fd, int64_t size)', fd, size);
+}
+
+const PR_SET_IO_FLUSHER = 57;
+
+/**
+ * prctl(2), PR_SET_IO_FLUSHER: tells the kernel that the calling thread serves a file system that others write to,
+ * so that it is not made to wait for dirty pages that only it can clean, nor for memory that it would have to free
+ * itself. From Linux 5.6 on, with CAP_SYS_RESOURCE. Returns 0 or -errno.
+ */
+export function becomeIoFlusher(): number {
+  return call('int prctl(int option, ulong a, ulong b, ulong c, ulong d)', PR_SET_IO_FLUSHER, 1, 0, 0, 0);
 }
 
 const AF_UNIX = 1;

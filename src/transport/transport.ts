@@ -36,7 +36,16 @@ export type MountEnd =
   /** The connection was cut: aborted through sysfs, or by the kernel. */
   | { readonly how: 'aborted' }
   /** The transport itself failed. */
-  | { readonly how: 'failed'; readonly reason: string };
+  | {
+      readonly how: 'failed';
+      readonly reason: string;
+      /**
+       * A thread died in the middle of a request on a writable mount: it may have held locks, and what it changed
+       * in shared memory may be half done. Nothing more may be written to the images; on disk they are as after
+       * a crash.
+       */
+      readonly abandoned?: boolean;
+    };
 
 export interface Mount {
   /** Settled once, when nothing is served any more. Never rejects. */

@@ -66,7 +66,7 @@ export function describeTransport(name: string, { options, needs = [], seeks }: 
     let image: string;
     let mounted: Mounted;
     let shown: string;
-    const asked = ['-o', 'format=raw', ...options];
+    const asked = ['-o', 'format=raw,ro', ...options];
 
     const probe = async (...args: readonly string[]): Promise<unknown> =>
       JSON.parse(await must('python3', [PROBE, ...args]));

@@ -140,7 +140,7 @@ describe(gate.title('content of a mount'), { skip: gate.skip }, () => {
   it('shows the times and the owner of the image file, and the modes of a read-only disk', async () => {
     const image = stage.makeFile('owned.img', new Uint8Array(4096));
     await must('touch', ['-d', '2001-02-03T04:05:06Z', image]);
-    const mounted = await stage.mount(image, { options: ['-o', 'uid=1234,gid=5678,umask=027'] });
+    const mounted = await stage.mount(image, { options: ['-o', 'ro,uid=1234,gid=5678,umask=027'] });
     const raw = join(mounted.mountpoint, `${basename(image).replace(/\.[^.]*$/, '')}.raw`);
     const stat = statSync(raw);
     expect(stat.mtime.toISOString()).toBe('2001-02-03T04:05:06.000Z');

@@ -141,7 +141,7 @@ describe(gate.title('life of a mount'), { skip: gate.skip }, () => {
   });
 
   const qemu = gateOf(TO_MAKE_IMAGES);
-  describe(qemu.title('a session leaves the image as it was'), { skip: qemu.skip }, () => {
+  describe(qemu.title('a read-only session leaves the image as it was'), { skip: qemu.skip }, () => {
     let pattern: string;
     beforeAll(() => {
       pattern = stage.path('pattern');
@@ -155,7 +155,7 @@ describe(gate.title('life of a mount'), { skip: gate.skip }, () => {
         await must('touch', ['-d', '2020-01-02T03:04:05.678901234Z', path]);
         const before = statSync(path, { bigint: true });
         const hash = await must('sha256sum', [path]);
-        const mounted = await stage.mount(path);
+        const mounted = await stage.mount(path, { options: ['-r'] });
         await must('sh', ['-c', 'cat "$1"/* | sha256sum', 'sh', mounted.mountpoint]);
         await run('sh', [
           '-c',
@@ -173,8 +173,8 @@ describe(gate.title('life of a mount'), { skip: gate.skip }, () => {
     }
   });
 
-  it('refuses to write, rename, remove and create', async () => {
-    const mounted = await stage.mount(image);
+  it('refuses to write, rename, remove and create where it is read-only', async () => {
+    const mounted = await stage.mount(image, { options: ['-r'] });
     const attempts = [
       'echo text > disk.raw',
       'echo text >> disk.raw',

@@ -61,9 +61,9 @@ describe(gate.title('mounting through mount.fuse3'), { skip: gate.skip }, () => 
     expect(ran).toEqual({ status: 0, stdout: '', stderr: '' });
     expect(findMount(mountpoint)).toMatchObject({ type: 'fuse.vdisk-mount', source: image });
     expect(await read(mountpoint)).toBe(content);
-    expect(await must('stat', ['-c', '%a', join(mountpoint, 'disk.raw')])).toBe('400\n');
+    expect(await must('stat', ['-c', '%a', join(mountpoint, 'disk.raw')])).toBe('600\n');
     const flags = (await must('findmnt', ['-n', '-o', 'OPTIONS', mountpoint])).trim().split(',');
-    for (const flag of ['ro', 'nosuid', 'nodev', 'noexec', 'allow_other', 'default_permissions']) {
+    for (const flag of ['rw', 'nosuid', 'nodev', 'noexec', 'allow_other', 'default_permissions']) {
       expect(flags).toContain(flag);
     }
     const daemon = pid();

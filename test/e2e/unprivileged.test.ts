@@ -105,7 +105,7 @@ describe(gate.title('a mount of an ordinary user'), { skip: gate.skip }, () => {
     expect(mountAt(mountpoint)).toMatchObject({ type: 'fuse.vdisk-mount', source: image });
     expect((await asUser('cat', [join(mountpoint, 'disk.raw')])).stdout).toBe(content);
     expect((await asUser('stat', ['-c', '%u %g %a %s', join(mountpoint, 'disk.raw')])).stdout).toBe(
-      `${UID} ${UID} 444 1024\n`,
+      `${UID} ${UID} 644 1024\n`,
     );
     // Not even for root: that is what allow_other is for.
     const asRoot = ['--target', `${space.pid}`, '--mount', 'cat', join(mountpoint, 'disk.raw')];

@@ -3,6 +3,7 @@
 import { guestOffset } from '../../src/base/units.ts';
 import { Disk } from '../../src/disk/disk.ts';
 import type { FormatDriver, Image } from '../../src/image/driver.ts';
+import { IoGate } from '../../src/shared/io-gate.ts';
 import { PagePool } from '../../src/shared/page-pool.ts';
 import { TableAllocator } from '../../src/shared/paged-table.ts';
 import type { BlockSource } from '../../src/source/block-source.ts';
@@ -32,6 +33,33 @@ export function openDisk(
   const shared = structuredClone(image.share());
   const translator = driver.attach(shared, source, { pool, report });
   return { image, disk: new Disk(image.virtualSize, translator, source), notices };
+}
+
+export interface EditableDisk extends OpenedDisk {
+  readonly pool: PagePool;
+}
+
+/**
+ * The same for writing, with an editor: as the only thread of a mount. Throws what `prepareEdit` throws. The
+ * caller closes the disk.
+ */
+export function openEditable(
+  driver: FormatDriver,
+  source: BlockSource,
+  options: Record<string, string> = {},
+  poolBytes = 1 << 20,
+): EditableDisk {
+  const notices: string[] = [];
+  const report = (notice: string) => notices.push(notice);
+  const context = { tables: new TableAllocator(), report, options: new Map(Object.entries(options)) };
+  const image = driver.open(source, context);
+  const pool = new PagePool(PagePool.seed(poolBytes));
+  const gate = new IoGate(IoGate.seed(1), 0);
+  const shared = structuredClone({ ...image.share(), edit: image.prepareEdit(context) });
+  const translator = driver.attach(shared, source, { pool, report });
+  const editor = driver.attachEditor(shared, source, { pool, report, gate }, translator);
+  const disk = new Disk(image.virtualSize, translator, source, { editor, gate });
+  return { image, disk, notices, pool };
 }
 
 /** Bytes `at` to `at + length` of the disk. Throws with the errno where they cannot be read. */

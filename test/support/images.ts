@@ -164,8 +164,8 @@ export async function makeFileSystem(stage: Stage, kind: FileSystemKind): Promis
   return { path, files };
 }
 
-/** Small files, a large one, one with holes, one deep in directories. */
-function fill(directory: string, seed: number): Map<string, string> {
+/** Small files, a large one, one with holes, one deep in directories: name → SHA-256. */
+export function fill(directory: string, seed: number): Map<string, string> {
   const next = random(seed);
   const files = new Map<string, string>();
   const add = (name: string, bytes: Uint8Array): void => {

@@ -1,6 +1,6 @@
 /** A large, mostly empty source in memory: what is written is kept in 4 KiB pages, the rest reads as zeros. */
 
-import type { Moved } from '../../src/base/errno.ts';
+import { EBADF, type Moved, type Status } from '../../src/base/errno.ts';
 import type { ByteCount, HostOffset } from '../../src/base/units.ts';
 import type { BlockSource, SharedSource } from '../../src/source/block-source.ts';
 
@@ -56,6 +56,24 @@ export class SparseSource implements BlockSource {
     let number = Math.floor(at / PAGE);
     while (this.#pages.has(number)) number += 1;
     return Math.min(this.size, Math.max(at, number * PAGE)) as HostOffset;
+  }
+
+  readonly writable = false;
+
+  writeAt(): Status {
+    return -EBADF;
+  }
+
+  zero(): Status {
+    return -EBADF;
+  }
+
+  setSize(): Status {
+    return -EBADF;
+  }
+
+  flush(): Status {
+    return -EBADF;
   }
 
   share(): SharedSource {

@@ -1,8 +1,11 @@
-/** QED, the QEMU Enhanced Disk format: reading. */
+/** QED, the QEMU Enhanced Disk format. See README.md. */
 
 import type { FormatDriver, ProbeSample, ProbeVerdict } from '../../image/driver.ts';
 import { NO_MATCH } from '../../image/driver.ts';
+import { checkImage } from './check.ts';
+import { QedEditor } from './editor.ts';
 import { QedImage } from './image.ts';
+import type { QedEdit } from './prepare.ts';
 import { MAGIC } from './structs.ts';
 import { type QedState, QedTranslator } from './translator.ts';
 
@@ -20,4 +23,13 @@ export const qedDriver: FormatDriver = Object.freeze({
   probe,
   open: (source, context) => new QedImage(source, context),
   attach: (shared, source, context) => new QedTranslator(shared.state as QedState, source, context),
+  attachEditor: (shared, source, context, translator) =>
+    new QedEditor(
+      (shared.state as QedState).geometry,
+      shared.edit as QedEdit,
+      source,
+      context,
+      translator as QedTranslator,
+    ),
+  check: checkImage,
 } satisfies FormatDriver);

@@ -7,6 +7,8 @@ import { PAGE_WORDS } from '../../shared/page-pool.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import type { Geometry } from './geometry.ts';
 import { checkHeader, factsOf, readHeader, reportOddities } from './open.ts';
+import { prepareEdit, type QedEdit } from './prepare.ts';
+import type { QedHeader } from './structs.ts';
 import { ABSENT, LOOK, TableReader, ZEROED } from './tables.ts';
 import type { QedState } from './translator.ts';
 
@@ -21,6 +23,7 @@ export class QedImage implements Image {
   readonly virtualSize: ByteCount;
   readonly blockSize: ByteCount;
   readonly facts: ReadonlyMap<string, string>;
+  readonly #header: QedHeader;
   readonly #geometry: Geometry;
   readonly #state: QedState;
   readonly #source: BlockSource;
@@ -33,6 +36,7 @@ export class QedImage implements Image {
     this.virtualSize = geometry.virtualSize;
     this.blockSize = geometry.clusterSize;
     this.facts = factsOf(header);
+    this.#header = header;
     this.#geometry = geometry;
     this.#source = source;
     this.#state = {
@@ -82,6 +86,10 @@ export class QedImage implements Image {
       looked += take;
     }
     return undefined;
+  }
+
+  prepareEdit({ report }: OpenContext): QedEdit {
+    return prepareEdit(this.#header, this.#geometry, this.#source, report);
   }
 
   share(): SharedImage {

@@ -143,7 +143,9 @@ export function reportOddities(header: QedHeader, source: BlockSource, report: R
     report(`QED header: unknown compatible features ${hex(header.compatFeatures)} are ignored`);
   }
   if (header.autoclearFeatures !== 0n) {
-    report(`QED header: unknown autoclear features ${hex(header.autoclearFeatures)} are left alone`);
+    report(
+      `QED header: unknown autoclear features ${hex(header.autoclearFeatures)} are left alone until the image is written`,
+    );
   }
   const rest = source.size % header.clusterSize;
   if (rest !== 0) {

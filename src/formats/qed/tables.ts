@@ -22,8 +22,32 @@ export const ZEROED = 0xfffffffe;
 /** The entry is damaged, or lies past LAST_CLUSTER: read it by itself (`readEntry`). */
 export const LOOK = 0xffffffff;
 
+/** What `TableReader.placeOf` says of damaged entries. Those of the first kind may come to name something. */
+export const BEYOND_FILE = -1;
+export const BROKEN = -2;
+
 /** The value 1 in an L2 entry. In an L1 entry it means nothing. */
 const ZERO_MARKER = 1;
+
+/**
+ * The entry of a word, in `bytes` from `at` on; returns where the next one goes. Not for LOOK: such an entry is
+ * known only on disk, and stays as it is there.
+ */
+export function putEntry(bytes: Uint8Array, at: number, word: number, clusterSize: ByteCount): number {
+  // Exact: a u32 times a power of two.
+  const value = word === ZEROED ? ZERO_MARKER : word * clusterSize;
+  const low = value % 0x100000000;
+  const high = Math.floor(value / 0x100000000);
+  bytes[at] = low;
+  bytes[at + 1] = low >>> 8;
+  bytes[at + 2] = low >>> 16;
+  bytes[at + 3] = low >>> 24;
+  bytes[at + 4] = high;
+  bytes[at + 5] = high >>> 8;
+  bytes[at + 6] = high >>> 16;
+  bytes[at + 7] = high >>> 24;
+  return at + ENTRY_BYTES;
+}
 
 /** What is wrong with an offset; the texts are made in `#describe`. */
 const SOUND = 0;
@@ -46,6 +70,7 @@ export class TableReader {
   readonly #l1End: number;
   readonly #piece = new Uint8Array(PAGE_WORDS * ENTRY_BYTES);
   readonly #view = new DataView(this.#piece.buffer);
+  readonly #one = new Uint32Array(1);
 
   constructor(source: BlockSource, geometry: Geometry) {
     this.#source = source;
@@ -55,15 +80,16 @@ export class TableReader {
 
   /** L1 entries `first` to `first + count - 1`, at most a page of them, as words. Returns 0 or -errno. */
   readL1(first: number, count: number, into: Uint32Array, start: number): Status {
-    return this.#read('L1', this.#geometry.l1Offset, first, count, into, start);
+    return this.readTable('L1', this.#geometry.l1Offset, first, count, into, start);
   }
 
   /** The same of the L2 table in cluster `table`. */
   readL2(table: number, first: number, count: number, into: Uint32Array, start: number): Status {
-    return this.#read('L2', table * this.#geometry.clusterSize, first, count, into, start);
+    return this.readTable('L2', table * this.#geometry.clusterSize, first, count, into, start);
   }
 
-  #read(
+  /** The same of the table at host offset `tableAt`. */
+  readTable(
     level: Level,
     tableAt: number,
     first: number,
@@ -76,21 +102,47 @@ export class TableReader {
     const moved = this.#source.readAt(this.#piece, 0, length, at);
     if (moved < 0) return moved;
     if (moved < length) return -EIO;
-    for (let entry = 0; entry < count; entry += 1) into[start + entry] = this.#word(level, entry);
+    this.#decode(level, count, into, start);
     return 0;
   }
 
-  /** Entry number `entry` of the piece as a word. */
-  #word(level: Level, entry: number): number {
-    const low = this.#view.getUint32(entry * ENTRY_BYTES, true);
-    const high = this.#view.getUint32(entry * ENTRY_BYTES + 4, true);
-    if (high === 0) {
-      if (low === 0) return ABSENT;
-      if (low === ZERO_MARKER && level === 'L2') return ZEROED;
+  /** The first `count` entries of the piece as words. It decides as `#judge` does, in one go. */
+  #decode(level: Level, count: number, into: Uint32Array, start: number): void {
+    const { clusterSize, tableBytes, headerBytes, l1Offset } = this.#geometry;
+    const view = this.#view;
+    const l1End = this.#l1End;
+    const lastStart = this.#source.size - (level === 'L1' ? tableBytes : 1);
+    const beforeL1 = l1Offset - (level === 'L1' ? tableBytes : clusterSize);
+    for (let n = 0; n < count; n += 1) {
+      const low = view.getUint32(n * ENTRY_BYTES, true);
+      const high = view.getUint32(n * ENTRY_BYTES + 4, true);
+      const offset = high * 0x100000000 + low;
+      let word = LOOK;
+      if (offset === 0) word = ABSENT;
+      else if (offset === ZERO_MARKER && level === 'L2') word = ZEROED;
+      else if (
+        (low & (clusterSize - 1)) === 0 &&
+        offset >= headerBytes &&
+        offset <= lastStart &&
+        (offset >= l1End || offset <= beforeL1)
+      ) {
+        const number = offset / clusterSize;
+        if (number <= LAST_CLUSTER) word = number;
+      }
+      into[start + n] = word;
     }
-    if (this.#judge(level, low, high) !== SOUND) return LOOK;
-    const number = (high * 0x100000000 + low) / this.#geometry.clusterSize;
-    return number <= LAST_CLUSTER ? number : LOOK;
+  }
+
+  /**
+   * Entry number `n` of those that were read last, where its word is LOOK: the host offset of its cluster, or
+   * BEYOND_FILE or BROKEN.
+   */
+  placeOf(level: Level, n: number): number {
+    const low = this.#view.getUint32(n * ENTRY_BYTES, true);
+    const high = this.#view.getUint32(n * ENTRY_BYTES + 4, true);
+    const fault = this.#judge(level, low, high);
+    if (fault === SOUND) return high * 0x100000000 + low;
+    return fault === BEYOND_END ? BEYOND_FILE : BROKEN;
   }
 
   /** A table must lie in the file whole; a data cluster must start in it, and may be cut short. */
@@ -114,7 +166,8 @@ export class TableReader {
     const moved = this.#source.readAt(this.#piece, 0, ENTRY_BYTES, at);
     if (moved < 0) return moved;
     if (moved < ENTRY_BYTES) return -EIO;
-    const word = this.#word(level, 0);
+    this.#decode(level, 1, this.#one, 0);
+    const word = this.#one[0]!;
     if (word !== LOOK) return word;
     const low = this.#view.getUint32(0, true);
     const high = this.#view.getUint32(4, true);

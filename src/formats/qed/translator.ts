@@ -33,7 +33,10 @@ function loadL1(reader: TableReader, geometry: Geometry): LoadPage {
   };
 }
 
-/** A page of guest clusters may span L2 tables: they hold as few as 512 entries. */
+/**
+ * A page of guest clusters may span L2 tables: they hold as few as 512 entries. The L1 words decide, as they are in
+ * memory: a table that no entry on disk names yet is there already, as zeros (see editor.ts).
+ */
 function loadClusters(reader: TableReader, geometry: Geometry, l1: PagedTable): LoadPage {
   const { tableEntries, clusters } = geometry;
   return (page, into, start) => {
@@ -58,24 +61,25 @@ function loadClusters(reader: TableReader, geometry: Geometry, l1: PagedTable): 
 }
 
 export class QedTranslator implements Translator {
+  /** L1 words and cluster words, for the editor of this thread too. */
+  readonly l1: PagedTable;
+  readonly clusters: PagedTable;
   readonly #geometry: Geometry;
-  readonly #hostEnd: ByteCount;
-  readonly #l1: PagedTable;
-  readonly #clusters: PagedTable;
+  readonly #source: BlockSource;
   readonly #single: TableReader;
   readonly #report: Report;
 
   constructor(state: QedState, source: BlockSource, context: AttachContext) {
     const { geometry } = state;
     this.#geometry = geometry;
-    this.#hostEnd = source.size;
+    this.#source = source;
     this.#report = context.report;
     this.#single = new TableReader(source, geometry);
-    this.#l1 = new PagedTable(context.pool, state.l1, loadL1(new TableReader(source, geometry), geometry));
-    this.#clusters = new PagedTable(
+    this.l1 = new PagedTable(context.pool, state.l1, loadL1(new TableReader(source, geometry), geometry));
+    this.clusters = new PagedTable(
       context.pool,
       state.clusters,
-      loadClusters(new TableReader(source, geometry), geometry, this.#l1),
+      loadClusters(new TableReader(source, geometry), geometry, this.l1),
     );
   }
 
@@ -83,12 +87,12 @@ export class QedTranslator implements Translator {
     const { clusterSize, tableEntries, virtualSize } = this.#geometry;
     const cluster = Math.floor(at / clusterSize);
     const index = Math.floor(cluster / tableEntries);
-    const table = this.#l1.get(index);
+    const table = this.l1.get(index);
     if (table < 0) return table;
     let word = ABSENT;
     let next = (index + 1) * tableEntries;
     if (table !== ABSENT) {
-      word = this.#clusters.get(cluster);
+      word = this.clusters.get(cluster);
       if (word < 0) return word;
       if (word === LOOK) return this.#locateSingle(at, cluster, out);
       next = cluster + 1;
@@ -111,11 +115,11 @@ export class QedTranslator implements Translator {
     const slope = word === ABSENT || word === ZEROED ? 0 : 1;
     let end = next;
     for (let looked = 0; end < limit && looked < LOOK_AHEAD; looked += 1) {
-      if (end % tableEntries === 0 && this.#l1.get(end / tableEntries) === ABSENT) {
+      if (end % tableEntries === 0 && this.l1.get(end / tableEntries) === ABSENT) {
         if (word !== ABSENT) break;
         end += tableEntries;
       } else {
-        if (this.#clusters.get(end) !== word + slope * (end - cluster)) break;
+        if (this.clusters.get(end) !== word + slope * (end - cluster)) break;
         end += 1;
       }
     }
@@ -124,10 +128,11 @@ export class QedTranslator implements Translator {
 
   /** Data at `host`, up to where the file ends: the last cluster may be cut short behind its used part. */
   #data(at: GuestOffset, host: number, run: ByteCount, out: Extent): Status {
-    const present = this.#hostEnd - host;
+    const { size } = this.#source;
+    const present = size - host;
     if (present <= 0) {
       this.#report(
-        `QED data of guest offset ${hex(at)}: expected at ${hex(host)}, but the file ends at ${hex(this.#hostEnd)}`,
+        `QED data of guest offset ${hex(at)}: expected at ${hex(host)}, but the file ends at ${hex(size)}`,
       );
       return -EIO;
     }

@@ -8,7 +8,13 @@ import { type ByteCount, type GuestOffset, guestOffset } from '../../base/units.
 import type { FormatDriver, Image, SharedImage, Translator } from '../../image/driver.ts';
 import { NO_MATCH } from '../../image/driver.ts';
 import { DATA, type Extent } from '../../image/extent.ts';
+import { FlatEditor } from '../../image/flat-editor.ts';
+import { GroupCommit } from '../../image/group-commit.ts';
 import type { BlockSource } from '../../source/block-source.ts';
+
+interface RawEdit {
+  readonly commit: SharedArrayBuffer;
+}
 
 class RawImage implements Image {
   readonly format = 'raw';
@@ -28,6 +34,10 @@ class RawImage implements Image {
   countAllocated(from: GuestOffset, add: (bytes: ByteCount) => void): GuestOffset | undefined {
     if (from === guestOffset(0)) add(this.#allocated);
     return undefined;
+  }
+
+  prepareEdit(): RawEdit {
+    return { commit: GroupCommit.seed() };
   }
 
   share(): SharedImage {
@@ -55,4 +65,6 @@ export const rawDriver: FormatDriver = Object.freeze({
   probe: () => NO_MATCH,
   open: (source) => new RawImage(source),
   attach: (shared) => new RawTranslator(shared.virtualSize),
+  attachEditor: (shared, source) => new FlatEditor((shared.edit as RawEdit).commit, source),
+  check: undefined,
 } satisfies FormatDriver);

@@ -13,7 +13,9 @@ import type {
 } from '../../image/driver.ts';
 import { NO_MATCH } from '../../image/driver.ts';
 import type { BlockSource } from '../../source/block-source.ts';
-import { readHeader, type VdiHeader, variantOf } from './header.ts';
+import { checkVdi } from './check.ts';
+import { prepareEdit, type VdiEdit, VdiEditor } from './editor.ts';
+import { anyHeaderSize, readHeader, type VdiHeader, variantOf } from './header.ts';
 import { HEADER_AT, header0, header1, preHeader, SIGNATURE } from './structs.ts';
 import { blockHost, mapLoader, type VdiState, VdiTranslator } from './translator.ts';
 
@@ -27,6 +29,7 @@ class VdiImage implements Image {
   readonly facts: ReadonlyMap<string, string>;
   readonly #state: VdiState;
   readonly #source: BlockSource;
+  readonly #header: VdiHeader;
 
   constructor(header: VdiHeader, source: BlockSource, context: OpenContext) {
     const { virtualSize, mapOffset, dataOffset, blockSize, blockExtra, blocks } = header;
@@ -35,6 +38,7 @@ class VdiImage implements Image {
     this.blockSize = blockSize;
     this.facts = factsOf(header);
     this.#source = source;
+    this.#header = header;
     const map = context.tables.allocate(Math.ceil(virtualSize / blockSize));
     this.#state = { virtualSize, mapOffset, dataOffset, blockSize, blockExtra, blocks, map };
   }
@@ -51,6 +55,10 @@ class VdiImage implements Image {
       add(Math.min(blockSize, virtualSize - block * blockSize));
     });
     return next === undefined ? undefined : guestOffset(next * blockSize);
+  }
+
+  prepareEdit(): VdiEdit {
+    return prepareEdit(this.#header, this.#source);
   }
 
   share(): SharedImage {
@@ -110,9 +118,16 @@ export const vdiDriver: FormatDriver = Object.freeze({
     },
   ],
   probe,
-  open: (source, context) => {
-    const anyHeaderSize = context.options.get('vdi-header-size') === 'any';
-    return new VdiImage(readHeader(source, anyHeaderSize, context.report), source, context);
-  },
+  open: (source, context) =>
+    new VdiImage(readHeader(source, anyHeaderSize(context), context.report), source, context),
   attach: (shared, source, context) => new VdiTranslator(shared.state as VdiState, source, context),
+  attachEditor: (shared, source, context, translator) =>
+    new VdiEditor(
+      shared.state as VdiState,
+      shared.edit as VdiEdit,
+      source,
+      context,
+      (translator as VdiTranslator).map,
+    ),
+  check: checkVdi,
 } satisfies FormatDriver);

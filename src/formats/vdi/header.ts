@@ -3,7 +3,7 @@
 import { corrupt, ImageError, unsupported } from '../../base/errors.ts';
 import { formatGuid, isZero } from '../../base/guid.ts';
 import { hex, isPowerOfTwo, MIB, roundDown } from '../../base/units.ts';
-import type { Report } from '../../image/driver.ts';
+import type { OpenContext, Report } from '../../image/driver.ts';
 import { type Decoded, safeNumber } from '../../layout/struct.ts';
 import { type BlockSource, readExactly } from '../../source/block-source.ts';
 import {
@@ -64,12 +64,15 @@ const VARIANTS = new Map([
 /** "dynamic" for 1; undefined for a type that VDI does not know. */
 export const variantOf = (type: number): string | undefined => VARIANTS.get(type);
 
+/** Whether the user wants a header size below 0x180 to be let pass. */
+export const anyHeaderSize = ({ options }: OpenContext): boolean => options.get('vdi-header-size') === 'any';
+
 /**
  * Reads the pre-header and the header and checks all that must hold before the block map can be used. Throws
- * ImageError; says through `report` what is wrong but keeps nobody from reading. With `anyHeaderSize` a header
+ * ImageError; says through `report` what is wrong but keeps nobody from reading. With `anySize` a header
  * size below 0x180 is let pass.
  */
-export function readHeader(source: BlockSource, anyHeaderSize: boolean, report: Report): VdiHeader {
+export function readHeader(source: BlockSource, anySize: boolean, report: Report): VdiHeader {
   const pre = preHeader.decode(readPart(source, 'pre-header', 0, preHeader.size));
   if (pre.signature !== SIGNATURE) {
     throw corrupt(`VDI pre-header at 0x40: signature is ${hex(pre.signature)}, expected ${hex(SIGNATURE)}`);
@@ -87,7 +90,7 @@ export function readHeader(source: BlockSource, anyHeaderSize: boolean, report: 
   const raw = old ? readOld(source) : readCurrent(source);
   const place = (field: keyof typeof header0.at) => `VDI header at ${hex(HEADER_AT + layout.at[field])}`;
 
-  if (!old && raw.headerSize < header1.size && !anyHeaderSize) {
+  if (!old && raw.headerSize < header1.size && !anySize) {
     throw new ImageError(
       'corrupt',
       `VDI header at 0x48: header size is ${hex(raw.headerSize)}, expected at least ${hex(header1.size)}`,

@@ -96,3 +96,16 @@ export const header0 = struct(
     linkageUuid: bytes(16, "Differencing: the parent's create UUID; else null"),
   },
 );
+
+/** The fields that writing changes, and only they. */
+interface ChangedFields {
+  readonly blocksAllocated: number;
+  readonly modifyUuid: number;
+}
+
+const changedFields = (version: string): ChangedFields => (version === '0.2' ? header0.at : header1.at);
+
+/** Host offset of the counter of allocated blocks. */
+export const counterPlace = (version: string): number => HEADER_AT + changedFields(version).blocksAllocated;
+/** Host offset of the modify UUID. */
+export const modifyUuidPlace = (version: string): number => HEADER_AT + changedFields(version).modifyUuid;

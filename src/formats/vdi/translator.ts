@@ -55,23 +55,43 @@ export function blockHost(layout: VdiLayout, physical: number): number {
   return layout.dataOffset + physical * (layout.blockSize + layout.blockExtra) + layout.blockExtra;
 }
 
+/** An entry of the block map, for messages. */
+export function entryName(layout: VdiLayout, block: number): string {
+  return `VDI block map entry ${block} at ${hex(layout.mapOffset + block * 4)}`;
+}
+
+/** What is wrong with an entry that names no physical block. */
+export function beyondImage(layout: VdiLayout, block: number, entry: number): string {
+  return `${entryName(layout, block)}: physical block is ${entry}, the image has ${layout.blocks} blocks`;
+}
+
+/** What is wrong with an entry whose physical block a file of `size` bytes does not hold, or not all of. */
+export function beyondFile(layout: VdiLayout, block: number, entry: number, size: ByteCount): string {
+  const from = blockHost(layout, entry);
+  return (
+    `${entryName(layout, block)}: physical block ${entry} is at ${hex(from)} to ` +
+    `${hex(from + layout.blockSize)}, the file ends at ${hex(size)}`
+  );
+}
+
 export class VdiTranslator implements Translator {
   readonly #layout: VdiLayout;
-  readonly #map: PagedTable;
-  readonly #end: number;
+  /** The block map, for the editor of this thread too. */
+  readonly map: PagedTable;
+  readonly #source: BlockSource;
   readonly #report: Report;
 
   constructor(state: VdiState, source: BlockSource, context: AttachContext) {
     const load = mapLoader(source, state.mapOffset, state.map.words, context.report);
     this.#layout = state;
-    this.#map = new PagedTable(context.pool, state.map, load);
-    this.#end = source.size;
+    this.map = new PagedTable(context.pool, state.map, load);
+    this.#source = source;
     this.#report = context.report;
   }
 
   locate(at: GuestOffset, length: ByteCount, out: Extent): Status {
     const layout = this.#layout;
-    const map = this.#map;
+    const { map } = this;
     const size = layout.blockSize;
     const block = Math.floor(at / size);
     const entry = map.get(block);
@@ -84,11 +104,12 @@ export class VdiTranslator implements Translator {
       return out.set(entry === ENTRY_FREE ? HOLE : ZERO, 0, end - at);
     }
 
-    if (entry >= layout.blocks) return this.#beyondImage(block, entry);
+    if (entry >= layout.blocks) return this.#damaged(beyondImage(layout, block, entry));
     const host = blockHost(layout, entry) + (at - block * size);
     // What of a cut-off block is in the file can still be read.
-    const room = this.#end - host;
-    if (room <= 0) return this.#beyondFile(block, entry);
+    const { size: fileSize } = this.#source;
+    const room = fileSize - host;
+    if (room <= 0) return this.#damaged(beyondFile(layout, block, entry, fileSize));
     // With extra bytes between them, no two blocks touch.
     const limit = layout.blockExtra === 0 ? Math.min(following, layout.blocks - entry - 1) : 0;
     const next = block + 1 + map.run(block + 1, entry + 1, limit, 1);
@@ -96,23 +117,8 @@ export class VdiTranslator implements Translator {
     return out.set(DATA, host, Math.min(end - at, room));
   }
 
-  #beyondImage(block: number, entry: number): Status {
-    this.#report(
-      `${this.#entryName(block)}: physical block is ${entry}, the image has ${this.#layout.blocks} blocks`,
-    );
+  #damaged(text: string): Status {
+    this.#report(text);
     return -EIO;
-  }
-
-  #beyondFile(block: number, entry: number): Status {
-    const from = blockHost(this.#layout, entry);
-    this.#report(
-      `${this.#entryName(block)}: physical block ${entry} is at ${hex(from)} to ` +
-        `${hex(from + this.#layout.blockSize)}, the file ends at ${hex(this.#end)}`,
-    );
-    return -EIO;
-  }
-
-  #entryName(block: number): string {
-    return `VDI block map entry ${block} at ${hex(this.#layout.mapOffset + block * 4)}`;
   }
 }

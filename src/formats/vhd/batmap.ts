@@ -1,7 +1,7 @@
 /** tapdisk's batmap: which blocks have all their sectors, so that their bitmaps need not be read. */
 
 import { unsupported } from '../../base/errors.ts';
-import { type HostOffset, hex, KIB, roundUp } from '../../base/units.ts';
+import { type ByteCount, type HostOffset, hex, KIB, roundUp } from '../../base/units.ts';
 import type { Report } from '../../image/driver.ts';
 import { safeNumber } from '../../layout/struct.ts';
 import type { BlockSource } from '../../source/block-source.ts';
@@ -24,6 +24,7 @@ export interface Batmap {
   readonly at: number;
   /** Host offset of the map. */
   readonly mapAt: number;
+  readonly mapBytes: ByteCount;
   /** One bit per block, the most significant first; undefined where it is not to be used. */
   readonly map: Uint8Array | undefined;
 }
@@ -67,7 +68,7 @@ export function readBatmap(
     );
     return undefined;
   }
-  return { at, mapAt, map: readMap(source, header, mapAt, blockCount, name, report) };
+  return { at, mapAt, mapBytes: length, map: readMap(source, header, mapAt, blockCount, name, report) };
 }
 
 function readMap(

@@ -1,10 +1,15 @@
 /** VHD: the disk images of Virtual PC, Hyper-V, Azure and XenServer. */
 
 import type { FormatDriver } from '../../image/driver.ts';
+import { FlatEditor } from '../../image/flat-editor.ts';
+import { checkVhd } from './check.ts';
+import { DynamicEditor } from './editor.ts';
 import { probeFooter } from './footer.ts';
 import { SIZE_OPTION } from './geometry.ts';
-import { BITMAP_OPTION, openVhd, type VhdState } from './open.ts';
-import { DynamicTranslator, FixedTranslator } from './translator.ts';
+import type { VhdState } from './image.ts';
+import { BITMAP_OPTION, openVhd } from './open.ts';
+import { stampFixed, type VhdEdit } from './prepare.ts';
+import { type DynamicState, DynamicTranslator, FixedTranslator } from './translator.ts';
 
 export const vhdDriver: FormatDriver = Object.freeze({
   id: 'vhd',
@@ -19,4 +24,13 @@ export const vhdDriver: FormatDriver = Object.freeze({
       ? new FixedTranslator(shared.virtualSize)
       : new DynamicTranslator(state, source, context);
   },
+  attachEditor: (shared, source, context, translator) => {
+    const edit = shared.edit as VhdEdit;
+    if (edit.kind === 'fixed') {
+      return new FlatEditor(edit.commit, source, () => stampFixed(edit, source));
+    }
+    const state = shared.state as DynamicState;
+    return new DynamicEditor(state, edit, source, context, translator as DynamicTranslator);
+  },
+  check: checkVhd,
 } satisfies FormatDriver);

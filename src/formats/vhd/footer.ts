@@ -19,6 +19,7 @@ import {
   TYPE_DIFFERENCING,
   TYPE_DYNAMIC,
   TYPE_FIXED,
+  VHD_EPOCH,
 } from './structs.ts';
 
 /**
@@ -31,6 +32,13 @@ export function checksumOf(structure: Uint8Array, checksumAt: number, without = 
     if ((at < checksumAt || at >= checksumAt + 4) && at !== without) sum += structure[at]!;
   }
   return ~sum >>> 0;
+}
+
+/** Gives a footer a time of writing, in seconds since the epoch of Unix, and the checksum that goes with it. */
+export function stampFooter(bytes: Uint8Array, seconds: number): void {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, SECTOR);
+  view.setUint32(footerStruct.at.timestamp, (seconds - VHD_EPOCH) >>> 0);
+  view.setUint32(footerStruct.at.checksum, checksumOf(bytes, footerStruct.at.checksum));
 }
 
 type Place = 'tail' | 'short-tail' | 'head';
@@ -151,6 +159,8 @@ export interface FoundFooter {
   readonly copy: FooterCopy;
   /** Host offset of the footer at the end, good or damaged; undefined where the end is anything else. */
   readonly tailAt: number | undefined;
+  /** The last sector of the file and the first one hold the same good footer. */
+  readonly paired: boolean;
 }
 
 /**
@@ -171,7 +181,8 @@ export function findFooter(source: BlockSource, report: Report): FoundFooter {
   }
   refusePoison(tail);
   const tailAt = tail.state === 'absent' ? undefined : tail.at;
-  if (tail.state === 'good' && tail.footer.type === TYPE_FIXED) return { copy: tail, tailAt };
+  const alone = { tailAt, paired: false };
+  if (tail.state === 'good' && tail.footer.type === TYPE_FIXED) return { copy: tail, ...alone };
   if (size < SECTOR) throw corrupt(wrongWith(tail));
 
   const head = readFooter(source, 'head', 0, SECTOR);
@@ -184,18 +195,19 @@ export function findFooter(source: BlockSource, report: Report): FoundFooter {
           ? `${nameOf(head)}: expected disk type ${tail.footer.type}, found 2`
           : wrongWith(head);
       report(`${found}; the footer at the end is used`);
-      return { copy: tail, tailAt };
+      return { copy: tail, ...alone };
     }
     const useHead = !leadsToHeader(source, tail) && leadsToHeader(source, head);
-    if (differ(tail, head)) {
+    const same = !differ(tail, head);
+    if (!same) {
       const which = useHead ? 'the copy is used' : 'the one at the end is used';
       report(`${nameOf(tail)}: expected the same as the copy at 0x0, found another; ${which}`);
     }
-    return { copy: useHead ? head : tail, tailAt };
+    return { copy: useHead ? head : tail, tailAt, paired: same && tail.place === 'tail' };
   }
   if (headUsable) {
     report(`${wrongWith(tail)}; the copy at 0x0 is used`);
-    return { copy: head, tailAt };
+    return { copy: head, ...alone };
   }
   if (head.state === 'damaged' && tail.state === 'absent') throw corrupt(wrongWith(head));
   throw corrupt(wrongWith(tail));

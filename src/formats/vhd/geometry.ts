@@ -26,8 +26,32 @@ export function geometrySize({ cylinders, heads, sectors }: Footer): ByteCount {
   return cylinders * heads * sectors * SECTOR;
 }
 
+/** The greatest number of sectors that a geometry can say. */
+const MOST_SECTORS = 65535 * 16 * 255;
+
+/** Bytes by the geometry that belongs to a disk of `size` bytes: at most that (VHD 1.0, "CHS Calculation"). */
+export function properGeometrySize(size: ByteCount): ByteCount {
+  const total = Math.min(Math.floor(size / SECTOR), MOST_SECTORS);
+  let [track, heads] = [255, 16];
+  let tracks = Math.floor(total / track);
+  if (total < 65535 * 16 * 63) {
+    track = 17;
+    tracks = Math.floor(total / track);
+    heads = Math.max(4, Math.ceil(tracks / 1024));
+    if (tracks >= heads * 1024 || heads > 16) {
+      [track, heads] = [31, 16];
+      tracks = Math.floor(total / track);
+    }
+    if (tracks >= heads * 1024) {
+      track = 63;
+      tracks = Math.floor(total / track);
+    }
+  }
+  return Math.floor(tracks / heads) * heads * track * SECTOR;
+}
+
 /** The largest geometry that fits: what is larger, or must be exact, is written with it. */
-function isLargestGeometry({ cylinders, heads, sectors }: Footer): boolean {
+export function isLargestGeometry({ cylinders, heads, sectors }: Footer): boolean {
   return cylinders === 65535 && heads === 16 && sectors === 255;
 }
 

@@ -24,6 +24,8 @@ export interface PlacedHeader {
   readonly header: DynamicHeader;
   /** Host offset of the table. */
   readonly tableAt: number;
+  /** The checksum that it should have. */
+  readonly computed: number;
 }
 
 /** Throws ImageError where the header is not one, or what it says cannot be. */
@@ -61,7 +63,7 @@ export function readHeader(source: BlockSource, footer: Footer, report: Report):
   if (tableAt % SECTOR !== 0) {
     report(`${name}: the block allocation table at ${hex(tableAt)} does not start at a sector`);
   }
-  return { at, header, tableAt };
+  return { at, header, tableAt, computed };
 }
 
 function checkBlockSize(name: string, blockSize: ByteCount): void {

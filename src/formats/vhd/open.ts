@@ -2,14 +2,14 @@
 
 import { corrupt, ImageError, unsupported } from '../../base/errors.ts';
 import { formatUuid } from '../../base/guid.ts';
-import { type ByteCount, type GuestOffset, guestOffset, hex, roundDown, roundUp } from '../../base/units.ts';
-import { scanTable } from '../../image/count.ts';
-import type { FormatOption, Image, OpenContext, Report, SharedImage } from '../../image/driver.ts';
+import { hex, roundDown, roundUp } from '../../base/units.ts';
+import type { FormatOption, OpenContext, Report } from '../../image/driver.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import { type Batmap, readBatmap } from './batmap.ts';
 import { type FooterCopy, type FoundFooter, findFooter, printable, variantOf } from './footer.ts';
 import { chooseSize, geometrySize, SIZE_OPTION, type SizeChoice } from './geometry.ts';
 import { type PlacedHeader, readHeader } from './header.ts';
+import { VhdImage, type VhdState } from './image.ts';
 import { missingParent } from './parent.ts';
 import {
   CREATOR_TAPDISK,
@@ -20,12 +20,10 @@ import {
   TYPE_DIFFERENCING,
   TYPE_DYNAMIC,
   TYPE_FIXED,
-  UNALLOCATED,
   VERSION_1_0,
   VHD_EPOCH,
 } from './structs.ts';
-import { type Layout, tableLoader, usedBytes, wordsPerBlock } from './table.ts';
-import type { DynamicState } from './translator.ts';
+import { type Layout, wordsPerBlock } from './table.ts';
 
 export const BITMAP_OPTION: FormatOption = {
   name: 'vhd-bitmap',
@@ -38,49 +36,8 @@ const MAX_FULL_BYTES = 16 * 1024 * 1024;
 /** Words that a paged table can have. */
 const MAX_TABLE_WORDS = 0xffffffff;
 
-export type VhdState = { readonly kind: 'fixed' } | ({ readonly kind: 'dynamic' } & DynamicState);
-
-class VhdImage implements Image {
-  readonly format = 'vhd';
-  readonly logicalSectorSize = 512;
-  readonly physicalSectorSize = 512;
-  readonly variant: string;
-  readonly virtualSize: ByteCount;
-  readonly blockSize: ByteCount;
-  readonly facts: ReadonlyMap<string, string>;
-  readonly #source: BlockSource;
-  readonly #state: VhdState;
-
-  constructor(source: BlockSource, size: ByteCount, state: VhdState, facts: ReadonlyMap<string, string>) {
-    this.variant = state.kind;
-    this.virtualSize = size;
-    this.blockSize = state.kind === 'fixed' ? 0 : state.layout.blockSize;
-    this.facts = facts;
-    this.#source = source;
-    this.#state = state;
-  }
-
-  countAllocated(from: GuestOffset, add: (bytes: ByteCount) => void): GuestOffset | undefined {
-    if (this.#state.kind === 'fixed') {
-      if (from === guestOffset(0)) add(Math.min(this.virtualSize, this.#source.allocated));
-      return undefined;
-    }
-    const { layout } = this.#state;
-    const load = tableLoader(this.#source, layout);
-    const first = Math.floor(from / layout.blockSize);
-    const next = scanTable(load, layout.blockCount, first, this.#source.label, (block, entry) => {
-      if (entry !== UNALLOCATED) add(usedBytes(layout, block));
-    });
-    return next === undefined ? undefined : guestOffset(next * layout.blockSize);
-  }
-
-  share(): SharedImage {
-    return { format: 'vhd', virtualSize: this.virtualSize, state: this.#state };
-  }
-}
-
 /** Opens a VHD. Throws ImageError; what does not keep it from being read is reported. */
-export function openVhd(source: BlockSource, context: OpenContext): Image {
+export function openVhd(source: BlockSource, context: OpenContext): VhdImage {
   const { options, report } = context;
   const sizeOption = choice(options, SIZE_OPTION);
   const bitmapOption = choice(options, BITMAP_OPTION);
@@ -98,7 +55,7 @@ export function openVhd(source: BlockSource, context: OpenContext): Image {
   if (footer.savedState === 1) {
     report('VHD footer: a virtual machine was suspended with this disk; its memory holds newer data');
   }
-  if (footer.type === TYPE_FIXED) return openFixed(source, found, sizeOption, report);
+  if (footer.type === TYPE_FIXED) return openFixed(source, located, sizeOption, report);
 
   const placed = readHeader(source, footer, report);
   if (footer.type === TYPE_DIFFERENCING) {
@@ -120,10 +77,11 @@ function isTapdisk01(footer: Footer): boolean {
 
 function openFixed(
   source: BlockSource,
-  found: FooterCopy,
+  located: FoundFooter,
   sizeOption: string | undefined,
   report: Report,
-): Image {
+): VhdImage {
+  const found = located.copy;
   let { size, rule } = chooseSize(found.footer, sizeOption, report);
   if (size > found.at) {
     // Early QEMU wrote a geometry that is larger than the data: the footer is never part of the disk.
@@ -131,17 +89,18 @@ function openFixed(
     size = found.at;
     rule = `${rule}, limited by the file`;
   }
-  return new VhdImage(source, size, { kind: 'fixed' }, footerFacts(found, { size, rule }));
+  return new VhdImage(source, size, { kind: 'fixed' }, footerFacts(found, { size, rule }), located);
 }
 
 function openDynamic(
   source: BlockSource,
   context: OpenContext,
-  { copy: found, tailAt }: FoundFooter,
+  located: FoundFooter,
   placed: PlacedHeader,
   sizeOption: string | undefined,
   ignoreBitmaps: boolean,
-): Image {
+): VhdImage {
+  const { copy: found, tailAt } = located;
   const { tables, report } = context;
   const { footer } = found;
   const { header } = placed;
@@ -158,6 +117,8 @@ function openDynamic(
   const limit = tailAt ?? roundDown(source.size, SECTOR);
   const tableEnd = checkTable(placed, blockCount, limit, report);
   const batmap = readBatmap(source, footer, placed.tableAt + header.maxTableEntries * 4, blockCount, report);
+  const sharedLimit = new Float64Array(new SharedArrayBuffer(8));
+  sharedLimit[0] = limit;
   const layout: Layout = {
     size: sizing.size,
     blockSize,
@@ -166,7 +127,7 @@ function openDynamic(
     bitOrder: isTapdisk01(footer) ? 'lsb' : 'msb',
     tableAt: placed.tableAt,
     metadata: metadataRanges(placed, tableEnd, batmap),
-    limit,
+    limit: sharedLimit,
     cut: tailAt === undefined,
   };
   const withFull = !ignoreBitmaps && blockCount <= MAX_FULL_BYTES;
@@ -188,7 +149,8 @@ function openDynamic(
   const order = layout.bitOrder === 'lsb' ? 'honoured, least significant bit first' : 'honoured';
   facts.set('sector-bitmaps', ignoreBitmaps ? 'ignored (option)' : order);
   if (batmap !== undefined) facts.set('batmap', batmap.map === undefined ? 'not used' : 'used');
-  return new VhdImage(source, sizing.size, state, facts);
+  const entries = Math.floor((tableEnd - placed.tableAt) / 4);
+  return new VhdImage(source, sizing.size, state, facts, located, { placed, entries, batmap });
 }
 
 /** The size, given that the table must have an entry for every block of it. */

@@ -99,6 +99,11 @@ function locatorTexts(source: BlockSource, header: DynamicHeader, report: Report
   return found;
 }
 
+/** Reports what is wrong with the locators of an image, for `check`. */
+export function checkLocators(source: BlockSource, header: DynamicHeader, report: Report): void {
+  locatorTexts(source, header, report);
+}
+
 /**
  * The refusal of a differencing image, naming the parent as the image does. `hostOrder`: tapdisk 0.1 wrote
  * the name little-endian.

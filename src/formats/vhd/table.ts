@@ -24,9 +24,12 @@ export interface Layout {
   readonly tableAt: number;
   /** Host ranges where no block can be: start, end, start, end, … */
   readonly metadata: readonly number[];
-  /** Host offset where blocks must end: that of the footer, or the end of the file where there is none. */
-  readonly limit: number;
-  /** There is no footer at the end: the last block may have been cut off. */
+  /**
+   * One number that all threads share: the host offset where blocks must end, that of the footer, or the end of
+   * the file where there is none. It grows under the allocation lock, before an entry is published that needs it.
+   */
+  readonly limit: Float64Array<SharedArrayBuffer>;
+  /** There was no footer at the end when the image was opened: the last block may have been cut off. */
   readonly cut: boolean;
 }
 
@@ -44,7 +47,7 @@ export function placement(layout: Layout, block: number, entry: number): 0 | 1 |
   const start = entry * SECTOR;
   const dataAt = start + layout.bitmapBytes;
   const end = dataAt + usedBytes(layout, block);
-  if ((layout.cut ? dataAt : end) > layout.limit) return BEYOND_END;
+  if ((layout.cut ? dataAt : end) > layout.limit[0]!) return BEYOND_END;
   const { metadata } = layout;
   for (let at = 0; at < metadata.length; at += 2) {
     if (start < metadata[at + 1]! && end > metadata[at]!) return IN_METADATA;
@@ -61,11 +64,14 @@ function bigEndian(bytes: Uint8Array, at: number): number {
   return ((bytes[at]! << 24) | (bytes[at + 1]! << 16) | (bytes[at + 2]! << 8) | bytes[at + 3]!) >>> 0;
 }
 
-/** Loads pages of the block allocation table: the sector number of each block's bitmap, or UNALLOCATED. */
-export function tableLoader(source: BlockSource, layout: Layout): LoadPage {
+/**
+ * Loads pages of the block allocation table: the sector number of each block's bitmap, or UNALLOCATED. `entries`
+ * may be more than the disk has blocks.
+ */
+export function tableLoader(source: BlockSource, layout: Layout, entries = layout.blockCount): LoadPage {
   const bytes = new Uint8Array(PAGE_BYTES);
   return (page, into, start) => {
-    const count = Math.min(PAGE_WORDS, layout.blockCount - page * PAGE_WORDS);
+    const count = Math.min(PAGE_WORDS, entries - page * PAGE_WORDS);
     const at = (layout.tableAt + page * PAGE_BYTES) as HostOffset;
     const moved = source.readAt(bytes, 0, count * 4, at);
     if (moved !== count * 4) return moved < 0 ? moved : -EIO;
@@ -101,10 +107,37 @@ export class BitmapReader {
     const { bytes } = this;
     const moved = this.#source.readAt(bytes, 0, bytes.length, (entry * SECTOR) as HostOffset);
     if (moved !== bytes.length) return moved < 0 ? moved : -EIO;
-    if (this.#layout.bitOrder === 'lsb') {
-      for (let at = 0; at < bytes.length; at += 1) bytes[at] = REVERSED[bytes[at]!]!;
-    }
+    this.#turn();
     return 0;
+  }
+
+  /** Writes `bytes` as the bitmap at sector `entry`; afterwards they are as before. Returns 0 or -errno. */
+  write(entry: number): Status {
+    const { bytes } = this;
+    this.#turn();
+    const at = (entry * SECTOR) as HostOffset;
+    const status = this.#source.writeAt(bytes, 0, bytes.length, at, 'bitmap.write');
+    this.#turn();
+    return status;
+  }
+
+  /** Between the order of the file and ours. */
+  #turn(): void {
+    if (this.#layout.bitOrder === 'msb') return;
+    const { bytes } = this;
+    for (let at = 0; at < bytes.length; at += 1) bytes[at] = REVERSED[bytes[at]!]!;
+  }
+
+  /** Sets the bits of `sectors` sectors from the first on; the others stay. */
+  fill(sectors: number): void {
+    const { bytes } = this;
+    bytes.fill(0xff, 0, sectors >>> 3);
+    if ((sectors & 7) !== 0) bytes[sectors >>> 3]! |= (0xff00 >> (sectors & 7)) & 0xff;
+  }
+
+  /** Whether sector `sector` is set in `bytes`. */
+  isSet(sector: number): boolean {
+    return (this.bytes[sector >>> 3]! & (0x80 >> (sector & 7))) !== 0;
   }
 
   /** Word `word` of the bitmap in `bytes`. */
@@ -152,7 +185,7 @@ export function bitmapLoader(
       if (status < 0) return status;
       for (let word = 0; word < perPage; word += 1) into[target + word] = reader.word(skip + word);
       // Only ever from 0 to 1, and the same whoever finds it: it needs no lock.
-      if (full !== undefined && reader.isFull(block)) full[block] = 1;
+      if (full !== undefined && reader.isFull(block)) Atomics.store(full, block, 1);
     }
     return 0;
   };

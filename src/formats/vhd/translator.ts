@@ -27,7 +27,8 @@ export interface DynamicState {
   readonly bitmaps: PagedTableSeed | undefined;
   /**
    * One byte per block: 1 where all sectors are known to be set, so that the bitmap is not looked up. Any
-   * thread sets it, none clears it. Undefined where there are too many blocks.
+   * thread sets it, none clears it: a block that is unmapped comes back full. Undefined where there are too many
+   * blocks.
    */
   readonly full: SharedArrayBuffer | undefined;
 }
@@ -47,7 +48,8 @@ export class FixedTranslator implements Translator {
 
 export class DynamicTranslator implements Translator {
   readonly #layout: Layout;
-  readonly #table: PagedTable;
+  /** The block allocation table, for the editor of this thread too. */
+  readonly table: PagedTable;
   readonly #bitmaps: PagedTable | undefined;
   readonly #full: Uint8Array | undefined;
   readonly #perBlock: number;
@@ -59,7 +61,7 @@ export class DynamicTranslator implements Translator {
     const { layout } = state;
     const table = new PagedTable(context.pool, state.table, tableLoader(source, layout));
     this.#layout = layout;
-    this.#table = table;
+    this.table = table;
     this.#full = state.full === undefined ? undefined : new Uint8Array(state.full);
     if (state.bitmaps !== undefined) {
       const load = bitmapLoader(source, layout, (block) => table.get(block), this.#full);
@@ -75,7 +77,7 @@ export class DynamicTranslator implements Translator {
     const block = Math.floor(at / layout.blockSize);
     const within = at - block * layout.blockSize;
     const used = usedBytes(layout, block);
-    const entry = this.#table.get(block);
+    const entry = this.table.get(block);
     if (entry < 0) return this.#unreadable(block, 'its table entry');
     if (entry === UNALLOCATED) return this.#hole(block, used - within, length, out);
     if (placement(layout, block, entry) !== FITS) return this.#misplaced(block, entry);
@@ -93,14 +95,15 @@ export class DynamicTranslator implements Translator {
   }
 
   #isFull(block: number): boolean {
-    return this.#bitmaps === undefined || (this.#full !== undefined && this.#full[block] === 1);
+    return this.#bitmaps === undefined || (this.#full !== undefined && Atomics.load(this.#full, block) === 1);
   }
 
   /** `bytes` of block `block` from `within` on, as far as the file has them. */
   #data(block: number, entry: number, within: number, bytes: ByteCount, out: Extent): Status {
-    const { bitmapBytes, cut, limit } = this.#layout;
+    const { bitmapBytes, cut } = this.#layout;
     const host = entry * SECTOR + bitmapBytes + within;
     if (!cut) return out.set(DATA, host, bytes);
+    const limit = this.#layout.limit[0]!;
     const there = Math.min(bytes, limit - host);
     if (there > 0) return out.set(DATA, host, there);
     this.#report(`VHD block ${block}: its data at ${hex(host)} is cut off, the file ends at ${hex(limit)}`);
@@ -113,7 +116,7 @@ export class DynamicTranslator implements Translator {
     let bytes = known;
     for (let next = block + 1; bytes < length && next < layout.blockCount; next += 1) {
       const used = usedBytes(layout, next);
-      const entry = this.#table.get(next);
+      const entry = this.table.get(next);
       if (entry === UNALLOCATED) {
         bytes += used;
         continue;
@@ -174,7 +177,7 @@ export class DynamicTranslator implements Translator {
     const wrong =
       placement(layout, block, entry) === IN_METADATA
         ? `where the image's metadata is`
-        : `expected it to end before ${hex(layout.limit)}`;
+        : `expected it to end before ${hex(layout.limit[0]!)}`;
     this.#report(
       `VHD block ${block}: its table entry at ${hex(layout.tableAt + block * 4)} says sector ${hex(entry)}, ${wrong}`,
     );

@@ -24,7 +24,7 @@ import {
 export const MISPLACED = FULLY_PRESENT;
 
 /** The first offset in MiB that a word has no room for. */
-const MIB_LIMIT = 2 ** 29;
+export const MIB_LIMIT = 2 ** 29;
 /** Bits in a sector bitmap block, which is 1 MiB: the logical sectors of a chunk ([MS-VHDX] 2.4). */
 const CHUNK_SECTORS = 2 ** 23;
 
@@ -40,14 +40,12 @@ export interface BatGeometry {
   readonly virtualSize: ByteCount;
   /** Payload blocks of a chunk are 2^chunkShift; the entry of a sector bitmap follows them. */
   readonly chunkShift: number;
-  /** Bytes of the file, log replayed. */
-  readonly fileSize: ByteCount;
   /** What no block may touch, as pairs of f64 host offsets in MiB (first, end): ascending, disjoint. */
   readonly taken: SharedArrayBuffer;
 }
 
 /** `regions` are checked; nothing is read. */
-export function batGeometry(metadata: Metadata, regions: Regions, fileSize: ByteCount): BatGeometry {
+export function batGeometry(metadata: Metadata, regions: Regions): BatGeometry {
   const { blockSize, virtualSize, logicalSectorSize } = metadata;
   const blocks = Math.ceil(virtualSize / blockSize);
   const chunkShift = Math.log2((CHUNK_SECTORS * logicalSectorSize) / blockSize);
@@ -58,7 +56,6 @@ export function batGeometry(metadata: Metadata, regions: Regions, fileSize: Byte
     blockSize,
     virtualSize,
     chunkShift,
-    fileSize,
     taken: takenRanges(regions.taken),
   };
 }
@@ -93,7 +90,7 @@ function usedBytes(bat: BatGeometry, block: number): ByteCount {
  * States that read as zeros in words of their own: the specification leaves open what undefined and unmapped
  * blocks read as, and zeros are always right ([MS-VHDX] 2.5.1.1). One word for all lets neighbours merge.
  */
-const READS_AS_ZEROS: ReadonlySet<number> = new Set([UNDEFINED, ZEROED, UNMAPPED, UNMAPPED_DRAFT]);
+export const READS_AS_ZEROS: ReadonlySet<number> = new Set([UNDEFINED, ZEROED, UNMAPPED, UNMAPPED_DRAFT]);
 
 /** Loads a page of words. `source` has the log replayed. Offsets of absent blocks have no meaning: dropped. */
 export function batLoader(source: BlockSource, bat: BatGeometry): LoadPage {
@@ -107,6 +104,8 @@ export function batLoader(source: BlockSource, bat: BatGeometry): LoadPage {
     const moved = source.readAt(buffer, 0, count * BAT_ENTRY_BYTES, at);
     if (moved < 0) return moved;
     if (moved < count * BAT_ENTRY_BYTES) return -EIO;
+    // After the entries: whoever wrote them had made the file large enough.
+    const fileSize = source.size;
     for (let index = 0; index < count; index += 1) {
       const low = view.getUint32(index * BAT_ENTRY_BYTES, true);
       const state = low & 7;
@@ -116,24 +115,35 @@ export function batLoader(source: BlockSource, bat: BatGeometry): LoadPage {
       }
       const mib = view.getUint32(index * BAT_ENTRY_BYTES + 4, true) * 4096 + (low >>> 20);
       const block = blockOf(base + index, bat.chunkShift);
-      into[start + index] = misplacement(bat, taken, block, mib) === FITS ? mib * 8 + state : MISPLACED;
+      into[start + index] =
+        misplacement(bat, taken, fileSize, block, mib) === FITS ? mib * 8 + state : MISPLACED;
     }
     return 0;
   };
 }
 
-const FITS = 0;
+export const FITS = 0;
 const TOO_FAR = 1;
 const BEYOND_END = 2;
 const TAKEN = 3;
 
-/** What is wrong with payload block `block` at `mib` MiB. */
-function misplacement(bat: BatGeometry, taken: Float64Array, block: number, mib: number): number {
+/** What is wrong with payload block `block` at `mib` MiB of a file of `fileSize` bytes; `taken` is `bat.taken`. */
+export function misplacement(
+  bat: BatGeometry,
+  taken: Float64Array,
+  fileSize: ByteCount,
+  block: number,
+  mib: number,
+): number {
   if (mib >= MIB_LIMIT) return TOO_FAR;
   const used = usedBytes(bat, block);
-  if (mib * MIB + used > bat.fileSize) return BEYOND_END;
-  // The last range that begins before the block's end: only that one can reach into the block.
-  const end = mib + used / MIB;
+  if (mib * MIB + used > fileSize) return BEYOND_END;
+  return takenUntil(taken, mib, mib + used / MIB) > mib ? TAKEN : FITS;
+}
+
+/** Where the last of the ranges `taken` ends that overlap `first` to `end` (all in MiB); `first` if none does. */
+export function takenUntil(taken: Float64Array, first: number, end: number): number {
+  // The last range that begins before the end: only that one can reach furthest.
   let low = 0;
   let high = taken.length / 2;
   while (low < high) {
@@ -141,7 +151,29 @@ function misplacement(bat: BatGeometry, taken: Float64Array, block: number, mib:
     if (taken[middle * 2]! < end) low = middle + 1;
     else high = middle;
   }
-  return low > 0 && taken[low * 2 - 1]! > mib ? TAKEN : FITS;
+  return low > 0 ? Math.max(first, taken[low * 2 - 1]!) : first;
+}
+
+/**
+ * Makes the entry at `at` say `word`, which a page of the loader has held and the editor may have changed. An
+ * entry that says so already keeps every bit: one word stands for several states, and what it does not show
+ * (reserved bits, offsets of absent blocks, damage) is none of our business.
+ */
+export function putEntry(view: DataView, at: number, word: number): void {
+  const low = view.getUint32(at, true);
+  if (word === ZEROED) {
+    if (READS_AS_ZEROS.has(low & 7)) return;
+    view.setUint32(at, ZEROED, true);
+    view.setUint32(at + 4, 0, true);
+    return;
+  }
+  if ((word & 7) !== FULLY_PRESENT || word === MISPLACED) return;
+  const mib = word >>> 3;
+  const newLow = (((mib & 0xfff) << 20) | FULLY_PRESENT) >>> 0;
+  const newHigh = mib >>> 12;
+  if ((low & ~0xffff8) >>> 0 === newLow && view.getUint32(at + 4, true) === newHigh) return;
+  view.setUint32(at, newLow, true);
+  view.setUint32(at + 4, newHigh, true);
 }
 
 /** The sentence on the damaged entry of payload block `block`; reads the entry again for it. */
@@ -163,13 +195,14 @@ export function describeDamage(source: BlockSource, bat: BatGeometry, block: num
   }
   const mib = view.getUint32(4, true) * 4096 + (view.getUint32(0, true) >>> 20);
   const host = hex(view.getBigUint64(0, true) & ~0xfffffn);
-  switch (misplacement(bat, new Float64Array(bat.taken), block, mib)) {
+  const fileSize = source.size;
+  switch (misplacement(bat, new Float64Array(bat.taken), fileSize, block, mib)) {
     case TOO_FAR:
       return `${place}: the block is at ${host}, expected an offset below ${formatSize(MIB_LIMIT * MIB)}`;
     case BEYOND_END:
       return (
         `${place}: the block is ${usedBytes(bat, block)} bytes at ${host}, ` +
-        `beyond the end of the file at ${hex(bat.fileSize)}`
+        `beyond the end of the file at ${hex(fileSize)}`
       );
     default:
       return `${place}: the block at ${host} overlaps the header section, the log or a region`;

@@ -1,8 +1,7 @@
-/** VHDX, fixed and dynamic ([MS-VHDX]). A dirty log is replayed in memory; the file is never written. */
+/** VHDX, fixed and dynamic ([MS-VHDX]). A dirty log is replayed in memory until the first write. See README.md. */
 
-import { corrupt } from '../../base/errors.ts';
 import { formatGuid } from '../../base/guid.ts';
-import { type ByteCount, formatSize, type GuestOffset, hex } from '../../base/units.ts';
+import { type ByteCount, formatSize, type GuestOffset } from '../../base/units.ts';
 import { scanTable } from '../../image/count.ts';
 import {
   type FormatDriver,
@@ -16,13 +15,14 @@ import {
 import { DATA } from '../../image/extent.ts';
 import { PagedTable, type PagedTableSeed } from '../../shared/paged-table.ts';
 import type { BlockSource } from '../../source/block-source.ts';
-import { type BatGeometry, batGeometry, batLoader, blockOf, entryOf, isBitmapEntry } from './bat.ts';
-import { type CurrentHeader, readCreator, readCurrentHeader } from './headers.ts';
-import { type Replay, replayLog } from './log.ts';
-import { type Metadata, readMetadata } from './metadata.ts';
+import { type BatGeometry, batLoader, blockOf, entryOf, isBitmapEntry } from './bat.ts';
+import { checkVhdx } from './check.ts';
+import { VhdxEditor } from './editor.ts';
+import type { Replay } from './log.ts';
+import { type OpenedVhdx, openVhdx } from './open.ts';
 import { Overlay, type OverlayState } from './overlay.ts';
-import { readRegions } from './regions.ts';
-import { BAT_ENTRY_BYTES, FILE_SIGNATURE } from './structs.ts';
+import { prepareEdit, type VhdxEdit } from './prepare.ts';
+import { FILE_SIGNATURE } from './structs.ts';
 import { kindOf, VhdxTranslator } from './translator.ts';
 
 interface VhdxState {
@@ -40,17 +40,19 @@ class VhdxImage implements Image {
   readonly physicalSectorSize: number;
   readonly blockSize: ByteCount;
   readonly facts: ReadonlyMap<string, string>;
+  readonly #opened: OpenedVhdx;
   readonly #state: VhdxState;
-  /** The file as replayed. */
   readonly #source: BlockSource;
 
-  constructor(metadata: Metadata, state: VhdxState, source: BlockSource, facts: ReadonlyMap<string, string>) {
+  constructor(opened: OpenedVhdx, state: VhdxState, source: BlockSource) {
+    const { metadata } = opened;
     this.variant = metadata.fixed ? 'fixed' : 'dynamic';
     this.virtualSize = metadata.virtualSize;
     this.logicalSectorSize = metadata.logicalSectorSize;
     this.physicalSectorSize = metadata.physicalSectorSize;
     this.blockSize = metadata.blockSize;
-    this.facts = facts;
+    this.facts = factsOf(opened);
+    this.#opened = opened;
     this.#state = state;
     this.#source = source;
   }
@@ -59,12 +61,16 @@ class VhdxImage implements Image {
     const { bat } = this.#state;
     const { blockSize, chunkShift, virtualSize } = bat;
     const first = entryOf(Math.floor(from / blockSize), chunkShift);
-    const load = batLoader(this.#source, bat);
+    const load = batLoader(this.#opened.replayed, bat);
     const next = scanTable(load, bat.entries, first, this.#source.label, (entry, word) => {
       if (kindOf(word) !== DATA || isBitmapEntry(entry, chunkShift)) return;
       add(Math.min(blockSize, virtualSize - blockOf(entry, chunkShift) * blockSize));
     });
     return next === undefined ? undefined : ((blockOf(next, chunkShift) * blockSize) as GuestOffset);
+  }
+
+  prepareEdit(): VhdxEdit {
+    return prepareEdit(this.#opened, this.#source);
   }
 
   share(): SharedImage {
@@ -81,41 +87,16 @@ function probe({ head }: ProbeSample): ProbeVerdict {
 }
 
 function open(source: BlockSource, context: OpenContext): Image {
-  const creator = readCreator(source);
-  const current = readCurrentHeader(source, context.report);
-  const replay = current.dirty ? replayLog(source, current) : undefined;
-  const replayed = replay === undefined ? source : new Overlay(source, replay.overlay);
-  const regions = readRegions(replayed, current, context.report);
-  const metadata = readMetadata(replayed, regions.metadata, context.report);
-  const bat = batGeometry(metadata, regions, replayed.size);
-  const needed = bat.entries * BAT_ENTRY_BYTES;
-  if (needed > regions.bat.length) {
-    throw corrupt(
-      `VHDX BAT region at ${hex(bat.at)}: ${bat.entries} entries need ${needed} bytes, ` +
-        `the region has ${regions.bat.length}`,
-    );
-  }
-  if (bat.at + needed > replayed.size) {
-    throw corrupt(
-      `VHDX BAT region at ${hex(bat.at)}: ${bat.entries} entries end at ${hex(bat.at + needed)}, ` +
-        `the file at ${hex(replayed.size)}`,
-    );
-  }
+  const opened = openVhdx(source, context.report);
   const state: VhdxState = {
-    bat,
-    table: context.tables.allocate(bat.entries),
-    overlay: replay?.overlay,
+    bat: opened.bat,
+    table: context.tables.allocate(opened.bat.entries),
+    overlay: opened.replay?.overlay,
   };
-  return new VhdxImage(metadata, state, replayed, factsOf(creator, current, replay, metadata, bat));
+  return new VhdxImage(opened, state, source);
 }
 
-function factsOf(
-  creator: string,
-  current: CurrentHeader,
-  replay: Replay | undefined,
-  metadata: Metadata,
-  bat: BatGeometry,
-): ReadonlyMap<string, string> {
+function factsOf({ creator, current, replay, metadata, bat }: OpenedVhdx): ReadonlyMap<string, string> {
   return new Map([
     ['creator', creator],
     ['log-state', describeLog(replay)],
@@ -148,4 +129,10 @@ export const vhdxDriver: FormatDriver = Object.freeze({
     const words = new PagedTable(pool, table, batLoader(replayed ?? source, bat));
     return new VhdxTranslator(bat, words, source, replayed, report);
   },
+  attachEditor(shared, source, context, translator) {
+    const { bat, overlay } = shared.state as VhdxState;
+    const { table } = translator as VhdxTranslator;
+    return new VhdxEditor(bat, shared.edit as VhdxEdit, source, context, table, overlay);
+  },
+  check: checkVhdx,
 } satisfies FormatDriver);

@@ -20,6 +20,9 @@ import {
 export interface CurrentHeader {
   /** 1 or 2. */
   readonly slot: number;
+  /** All bytes that the checksum covers. */
+  readonly raw: Uint8Array;
+  readonly logVersion: number;
   readonly sequenceNumber: bigint;
   readonly fileWriteGuid: Uint8Array;
   readonly dataWriteGuid: Uint8Array;
@@ -61,7 +64,7 @@ export function readCurrentHeader(source: BlockSource, report: Report): CurrentH
   const first = readCandidate(source, 0);
   const second = readCandidate(source, 1);
   const slot = choose(first, second, report);
-  const { fields, name } = slot === 1 ? first : second;
+  const { fields, name, raw } = slot === 1 ? first : second;
   const dirty = !isZero(fields.logGuid);
   if (dirty && fields.logVersion !== 0) {
     throw unsupported(`${name}: the log has version ${fields.logVersion}, only version 0 can be replayed`);
@@ -83,6 +86,8 @@ export function readCurrentHeader(source: BlockSource, report: Report): CurrentH
   }
   return {
     slot,
+    raw,
+    logVersion: fields.logVersion,
     sequenceNumber: fields.sequenceNumber,
     fileWriteGuid: fields.fileWriteGuid,
     dataWriteGuid: fields.dataWriteGuid,

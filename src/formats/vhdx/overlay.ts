@@ -4,13 +4,18 @@
  * over its own source without a copy.
  */
 
-import type { Moved } from '../../base/errno.ts';
+import { EBADF, type Moved, type Status } from '../../base/errno.ts';
 import type { ByteCount, HostOffset } from '../../base/units.ts';
 import type { BlockSource, SharedSource } from '../../source/block-source.ts';
 import { LOG_SECTOR } from './structs.ts';
 
-/** Plain, structured-cloneable data. Never changed once made. */
+/** Plain, structured-cloneable data. Never changed once made, but for `retired`. */
 export interface OverlayState {
+  /**
+   * One word: 1 when the log was replayed into the file for good. From then on every thread sees the file as it
+   * is, which goes on to change. Set once, by whoever makes the first write of the mount (editor.ts).
+   */
+  readonly retired: SharedArrayBuffer;
   /** Bytes of the file after replay; at least those of the source. */
   readonly size: ByteCount;
   /** Numbers of the replaced 4 KiB sectors, ascending, as f64 (a u32 would end at 16 TiB). */
@@ -23,8 +28,9 @@ export interface OverlayState {
 
 export class Overlay implements BlockSource {
   readonly label: string;
-  readonly size: ByteCount;
   readonly #base: BlockSource;
+  readonly #size: ByteCount;
+  readonly #retired: Int32Array<SharedArrayBuffer>;
   readonly #sectors: Float64Array;
   readonly #data: Uint8Array;
   readonly #zeros: Float64Array;
@@ -32,17 +38,33 @@ export class Overlay implements BlockSource {
   constructor(base: BlockSource, state: OverlayState) {
     this.#base = base;
     this.label = base.label;
-    this.size = state.size;
+    this.#size = state.size;
+    this.#retired = new Int32Array(state.retired);
     this.#sectors = new Float64Array(state.sectors);
     this.#data = new Uint8Array(state.data);
     this.#zeros = new Float64Array(state.zeros);
+  }
+
+  /** Whether the file has all that is here. It never becomes false again. */
+  get retired(): boolean {
+    return Atomics.load(this.#retired, 0) === 1;
+  }
+
+  get size(): ByteCount {
+    const size = this.#base.size;
+    return this.retired ? size : Math.max(size, this.#size);
   }
 
   get allocated(): ByteCount {
     return this.#base.allocated;
   }
 
+  /**
+   * A read that began before the overlay was retired may end after it, with bytes that the file no longer has.
+   * Tables bear that: a page that was read before a change ended is not believed (PagedTable).
+   */
   readAt(target: Uint8Array, start: number, length: ByteCount, at: HostOffset): Moved {
+    if (this.retired) return this.#base.readAt(target, start, length, at);
     const wanted = Math.max(0, Math.min(length, this.size - at));
     const real = Math.max(0, Math.min(wanted, this.#base.size - at));
     if (real > 0) {
@@ -67,6 +89,25 @@ export class Overlay implements BlockSource {
       target.set(this.#data.subarray(bytes + from, bytes + to), start + from - at);
     }
     return wanted;
+  }
+
+  /** The log is replayed into the file before anything is written there. */
+  readonly writable = false;
+
+  writeAt(): Status {
+    return -EBADF;
+  }
+
+  zero(): Status {
+    return -EBADF;
+  }
+
+  setSize(): Status {
+    return -EBADF;
+  }
+
+  flush(): Status {
+    return -EBADF;
   }
 
   /** Only metadata is read through the overlay, and nobody asks where that has holes. */
@@ -132,6 +173,40 @@ export class Overlay implements BlockSource {
   }
 }
 
+/** Bytes of one write of `writeInPlace`. */
+const PIECE_BYTES = 256 * LOG_SECTOR;
+
+/**
+ * Replays into the file what the overlay shows in memory: its length, its zeros, then its sectors. It may be
+ * repeated. Nothing is flushed. Returns 0 or -errno.
+ */
+export function writeInPlace(state: OverlayState, source: BlockSource): Status {
+  let status = state.size > source.size ? source.setSize(state.size) : 0;
+  const zeros = new Float64Array(state.zeros);
+  for (let pair = 0; pair < zeros.length && status === 0; pair += 2) {
+    const at = zeros[pair]! * LOG_SECTOR;
+    status = source.zero(at as HostOffset, zeros[pair + 1]! * LOG_SECTOR - at, 'keep', 'table.write');
+  }
+  const sectors = new Float64Array(state.sectors);
+  const data = new Uint8Array(state.data);
+  const piece = new Uint8Array(Math.min(PIECE_BYTES, data.length));
+  for (let slot = 0; slot < sectors.length && status === 0; ) {
+    let end = slot + 1;
+    const limit = Math.min(sectors.length, slot + PIECE_BYTES / LOG_SECTOR);
+    while (end < limit && sectors[end] === sectors[slot]! + end - slot) end += 1;
+    piece.set(data.subarray(slot * LOG_SECTOR, end * LOG_SECTOR));
+    const at = (sectors[slot]! * LOG_SECTOR) as HostOffset;
+    status = source.writeAt(piece, 0, (end - slot) * LOG_SECTOR, at, 'table.write');
+    slot = end;
+  }
+  return status;
+}
+
+/** Ends the overlay for every thread. */
+export function retire(state: OverlayState): void {
+  Atomics.store(new Int32Array(state.retired), 0, 1);
+}
+
 /** An update of one sector; `fill` writes the 4096 bytes. */
 export interface SectorUpdate {
   readonly sector: number;
@@ -192,7 +267,8 @@ export class OverlayBuilder {
     const zeros = new SharedArrayBuffer(pairs.length * 8);
     new Float64Array(zeros).set(pairs);
     const patched = Math.max((numbers.at(-1) ?? -1) + 1, pairs.at(-1) ?? 0) * LOG_SECTOR;
-    return { size: Math.max(sourceSize, lastFileOffset, patched), sectors, data, zeros };
+    const size = Math.max(sourceSize, lastFileOffset, patched);
+    return { retired: new SharedArrayBuffer(4), size, sectors, data, zeros };
   }
 
   /**

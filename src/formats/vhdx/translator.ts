@@ -21,13 +21,14 @@ export function kindOf(word: number): ExtentKind | typeof DAMAGED {
 
 export class VhdxTranslator implements Translator {
   readonly #bat: BatGeometry;
-  readonly #table: PagedTable;
+  /** The BAT, for the editor of this thread too. */
+  readonly table: PagedTable;
   /** The file as replayed. */
   readonly #source: BlockSource;
   /** The same, where a log was replayed. */
   readonly #overlay: Overlay | undefined;
-  /** Bytes of the file as it is. */
-  readonly #realSize: ByteCount;
+  /** The file as it is. */
+  readonly #file: BlockSource;
   readonly #report: Report;
 
   constructor(
@@ -38,10 +39,10 @@ export class VhdxTranslator implements Translator {
     report: Report,
   ) {
     this.#bat = bat;
-    this.#table = table;
+    this.table = table;
     this.#source = overlay ?? source;
     this.#overlay = overlay;
-    this.#realSize = source.size;
+    this.#file = source;
     this.#report = report;
   }
 
@@ -49,7 +50,7 @@ export class VhdxTranslator implements Translator {
     const { blockSize, blocks, chunkShift, virtualSize } = this.#bat;
     const first = Math.floor(at / blockSize);
     const within = at - first * blockSize;
-    const word = this.#table.get(entryOf(first, chunkShift));
+    const word = this.table.get(entryOf(first, chunkShift));
     if (word < 0) return this.#unreadable(first, word);
     const kind = kindOf(word);
     if (kind === DAMAGED) return this.#damaged(first);
@@ -61,7 +62,7 @@ export class VhdxTranslator implements Translator {
     const covered = Math.min(next * blockSize, virtualSize) - at;
     if (kind !== DATA) return out.set(kind, 0, covered);
     const host = (word >>> 3) * MIB + within;
-    if (this.#overlay === undefined) return out.set(DATA, host, covered);
+    if (this.#overlay === undefined || this.#overlay.retired) return out.set(DATA, host, covered);
     return this.#replayed(this.#overlay, first, host, covered, out);
   }
 
@@ -76,7 +77,7 @@ export class VhdxTranslator implements Translator {
       const chunkEnd = ((block >>> chunkShift) + 1) * 2 ** chunkShift;
       const limit = Math.min(end, chunkEnd) - block;
       const expected = word + step * (block - first);
-      const run = this.#table.run(entryOf(block, chunkShift), expected, limit, step);
+      const run = this.table.run(entryOf(block, chunkShift), expected, limit, step);
       block += run;
       if (run < limit) break;
     }
@@ -92,8 +93,9 @@ export class VhdxTranslator implements Translator {
     const end = host + length;
     const patch = overlay.nextPatch(host, end);
     if (patch > host) {
-      if (host >= this.#realSize) return out.set(ZERO, 0, patch - host);
-      return out.set(DATA, host, Math.min(patch, this.#realSize) - host);
+      const fileEnd = this.#file.size;
+      if (host >= fileEnd) return out.set(ZERO, 0, patch - host);
+      return out.set(DATA, host, Math.min(patch, fileEnd) - host);
     }
     const zeros = overlay.zerosUntil(host, end);
     if (zeros > host) return out.set(ZERO, 0, zeros - host);

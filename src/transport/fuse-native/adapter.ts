@@ -1,19 +1,26 @@
 /**
  * The second transport: the same file system through the npm package fuse-native (libfuse 2.9). Paths instead
- * of nodes, every request in the main thread, no SEEK_HOLE, reads of 128 KiB at most. An adapter and nothing
- * more: it resolves a path, calls the file system, and hands its status to the callback.
+ * of nodes, every request in the main thread, no SEEK_HOLE, no fallocate(2), no page cache that is written back,
+ * reads and writes of 128 KiB at most. An adapter and nothing more: it resolves a path, calls the file system, and
+ * hands its status to the callback.
  */
 
 import { EIO, ENODATA, ERANGE } from '../../base/errno.ts';
 import { ImageError } from '../../base/errors.ts';
 import { ROOT_NODE } from '../../fuse/abi.ts';
-import { Attributes, FileSystem } from '../../fuse/filesystem.ts';
-import type { Time } from '../../fuse/tree.ts';
+import { Attributes, FileSystem, O_DSYNC } from '../../fuse/filesystem.ts';
+import { isWritable, type Time } from '../../fuse/tree.ts';
 import { reportOnce } from '../../image/report-once.ts';
 import { unmountPath } from '../kernel/mounter.ts';
 import type { Mount, MountRequest, Transport, TransportLog } from '../transport.ts';
-import { loadPackage, type NativeHandlers, type NativeStat } from './binding.ts';
+import { type Done, loadPackage, type NativeHandlers, type NativeStat } from './binding.ts';
 import { connect, MAX_TEXT_BYTES } from './connection.ts';
+
+/** In a handle: opened with O_DSYNC or O_SYNC. With a write the package does not tell. */
+const STABLE = 2 ** 30;
+
+/** chown(2): the owner or the group stays as it is. */
+const UNCHANGED = 0xffffffff;
 
 export const fuseNativeTransport: Transport = {
   name: 'fuse-native',
@@ -31,7 +38,7 @@ export const fuseNativeTransport: Transport = {
       );
     }
     const native = loadPackage();
-    const fs = new FileSystem(request.tree, reportOnce(log.warn));
+    const fs = new FileSystem(request.tree, reportOnce(log.warn), request.threads + 1);
     const unmount = (how: 'clean' | 'force'): number => unmountPath(mountpoint, how);
     const cut = (): void => {
       unmount('force');
@@ -43,12 +50,15 @@ export const fuseNativeTransport: Transport = {
 };
 
 /**
- * The text after -o. `use_ino` shows our node numbers, `kernel_cache` keeps pages over close and open: what is
- * shown does not change. libfuse refuses a mountpoint that is not empty (the daemon has checked that), while
+ * The text after -o. `use_ino` shows our node numbers, `kernel_cache` keeps pages over close and open: nobody but
+ * the mount's users changes what is shown. `attr_timeout=0`: see `cuts` in `handlersOf`. libfuse refuses a mountpoint that is not empty (the daemon has checked that), while
  * fusermount3 does not know the option.
  */
 export function mountOptions(request: MountRequest): string {
-  const options = ['ro', 'noatime', 'default_permissions', 'use_ino', 'kernel_cache', 'subtype=vdisk-mount'];
+  const options = ['noatime', 'default_permissions', 'use_ino', 'kernel_cache', 'subtype=vdisk-mount'];
+  if (isWritable(request.tree)) options.push('rw', 'big_writes', 'attr_timeout=0');
+  else options.push('ro');
+  if (request.tree.sync) options.push('sync');
   if (process.geteuid?.() === 0) options.push('nonempty');
   if (request.noexec) options.push('noexec');
   if (request.allowOther) options.push('allow_other');
@@ -104,12 +114,30 @@ export function handlersOf(fs: FileSystem, log: TransportLog): NativeHandlers {
       return node < 0 ? node : work(node);
     });
 
+  /**
+   * Files that were cut, and to what size. The kernel drops the pages behind a cut only where the size that it
+   * is told is smaller than before; libfuse asks for that right after `truncate`. So it is told once what was
+   * asked for; the disk's own size comes with the next question, which `attr_timeout=0` makes it ask every time.
+   */
+  const cuts = new Map<string, number>();
+  const truncate = (path: string, size: number): number => {
+    const status = at(path, (node) => fs.setattr(node, { size }));
+    if (status === 0) cuts.set(path, size);
+    return status;
+  };
+
   const getattr = (path: string, done: (status: number, stat?: NativeStat) => void): void => {
     const found = new Attributes();
     const status = at(path, (node) => fs.getattr(node, found));
+    const cut = cuts.get(path);
+    if (cut !== undefined) {
+      cuts.delete(path);
+      found.size = cut;
+    }
     if (status < 0) done(status);
     else done(0, statOf(found));
   };
+  const refuse = (done: Done): void => done(guard(() => fs.refuse()));
 
   return {
     getattr,
@@ -151,18 +179,37 @@ export function handlersOf(fs: FileSystem, log: TransportLog): NativeHandlers {
     open: (path, flags, done) => {
       const handle = at(path, (node) => fs.open(node, flags));
       if (handle < 0) done(handle);
-      else done(0, handle);
+      else done(0, (flags & O_DSYNC) === 0 ? handle : handle | STABLE);
     },
     read: (_path, handle, target, length, from, done) => {
-      done(guard(() => fs.read(handle, target, 0, length, from)));
+      done(guard(() => fs.read(handle & ~STABLE, target, 0, length, from)));
     },
-    flush: (_path, _fd, done) => done(0),
-    fsync: (_path, _datasync, _fd, done) => done(0),
+    write: (_path, handle, bytes, length, to, done) => {
+      const flags = (handle & STABLE) === 0 ? 0 : O_DSYNC;
+      done(guard(() => fs.write(handle & ~STABLE, bytes, 0, length, to, flags, false)));
+    },
+    truncate: (path, size, done) => done(truncate(path, size)),
+    ftruncate: (path, _fd, size, done) => done(truncate(path, size)),
+    utimens: (path, atime, mtime, done) => done(at(path, (node) => fs.setattr(node, { atime, mtime }))),
+    chmod: (path, mode, done) => done(at(path, (node) => fs.setattr(node, { mode }))),
+    chown: (path, uid, gid, done) => {
+      const change = { uid: uid === UNCHANGED ? undefined : uid, gid: gid === UNCHANGED ? undefined : gid };
+      done(at(path, (node) => fs.setattr(node, change)));
+    },
+    mknod: (_path, _mode, _device, done) => refuse(done),
+    mkdir: (_path, _mode, done) => refuse(done),
+    unlink: (_path, done) => refuse(done),
+    rmdir: (_path, done) => refuse(done),
+    symlink: (_path, _target, done) => refuse(done),
+    link: (_path, _target, done) => refuse(done),
+    rename: (_path, _target, done) => refuse(done),
+    flush: (_path, handle, done) => done(guard(() => fs.closing(handle & ~STABLE))),
+    fsync: (_path, _datasync, handle, done) => done(guard(() => fs.fsync(handle & ~STABLE))),
     release: (_path, _fd, done) => done(0),
     getxattr: (path, name, target, done) => {
       const outcome = at(path, (node) => {
-        const found = fs.attributes(node).find(([known]) => known === name);
-        return found === undefined ? -ENODATA : putSized(Buffer.from(found[1]), target);
+        const value = fs.attribute(node, name);
+        return value === undefined ? -ENODATA : putSized(Buffer.from(value), target);
       });
       done(outcome);
     },

@@ -31,7 +31,7 @@ export interface NativeStatfs {
   readonly namemax: number;
 }
 
-/** Called exactly once: 0 (for READ: the bytes read) or -errno. */
+/** Called exactly once: 0 (for READ and WRITE: the bytes moved) or -errno. */
 export type Done = (status: number) => void;
 
 /** One handler per operation, called in the main thread. A missing one is answered with ENOSYS by libfuse. */
@@ -50,6 +50,21 @@ export interface NativeHandlers {
   fsyncdir(path: string, datasync: number, fd: number, done: Done): void;
   open(path: string, flags: number, done: (status: number, fd?: number) => void): void;
   read(path: string, fd: number, target: Buffer, length: number, at: number, done: Done): void;
+  write(path: string, fd: number, bytes: Buffer, length: number, at: number, done: Done): void;
+  truncate(path: string, size: number, done: Done): void;
+  ftruncate(path: string, fd: number, size: number, done: Done): void;
+  /** Times in ms since 1970. A defect of the package: `mtime` is `atime` (fuse-native.c, `utimens`). */
+  utimens(path: string, atime: number, mtime: number, done: Done): void;
+  chmod(path: string, mode: number, done: Done): void;
+  /** 2^32 - 1: stays as it is. */
+  chown(path: string, uid: number, gid: number, done: Done): void;
+  mknod(path: string, mode: number, device: number, done: Done): void;
+  mkdir(path: string, mode: number, done: Done): void;
+  unlink(path: string, done: Done): void;
+  rmdir(path: string, done: Done): void;
+  symlink(path: string, target: string, done: Done): void;
+  link(path: string, target: string, done: Done): void;
+  rename(path: string, target: string, done: Done): void;
   flush(path: string, fd: number, done: Done): void;
   fsync(path: string, datasync: number, fd: number, done: Done): void;
   release(path: string, fd: number, done: Done): void;

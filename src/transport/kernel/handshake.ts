@@ -6,21 +6,28 @@ import { ImageError } from '../../base/errors.ts';
 import {
   FUSE_ASYNC_DIO,
   FUSE_ASYNC_READ,
+  FUSE_BIG_WRITES,
   FUSE_DO_READDIRPLUS,
   FUSE_EXPLICIT_INVAL_DATA,
+  FUSE_HANDLE_KILLPRIV_V2,
   FUSE_MAX_PAGES,
   FUSE_PARALLEL_DIROPS,
   FUSE_READDIRPLUS_AUTO,
+  FUSE_WRITEBACK_CACHE,
   InitIn,
   InitOut,
   MAJOR,
   MAX_PAGES,
+  MAX_REQUEST,
   NEWEST_MINOR,
   OLDEST_MINOR,
   Opcode,
   ReplyHeader,
   RequestHeader,
+  ROOT_NODE,
 } from '../../fuse/abi.ts';
+import { isWritable, type TreeSeed } from '../../fuse/tree.ts';
+import { SMALLEST_PAGE, storeNotice } from './notices.ts';
 import { REQUEST_BYTES } from './responder.ts';
 
 const WANTED =
@@ -31,6 +38,41 @@ const WANTED =
   FUSE_PARALLEL_DIROPS |
   FUSE_MAX_PAGES |
   FUSE_EXPLICIT_INVAL_DATA;
+
+/** What a mount is for. */
+export interface MountUse {
+  readonly writable: boolean;
+  /** Writes may wait in the page cache. */
+  readonly cached: boolean;
+}
+
+/** What is wanted of the kernel for a tree. */
+export function useOf(tree: TreeSeed): MountUse {
+  const writable = isWritable(tree);
+  return { writable, cached: writable && !tree.sync && (tree.shape === 'directory' || rootHasSize(tree)) };
+}
+
+function wantedFor({ writable, cached }: MountUse): number {
+  if (!writable) return WANTED;
+  const wanted = WANTED | FUSE_BIG_WRITES | FUSE_HANDLE_KILLPRIV_V2;
+  return cached ? wanted | FUSE_WRITEBACK_CACHE : wanted;
+}
+
+/**
+ * Whether the kernel can be told the size of a root that is a file. It makes the root's inode by itself, with
+ * size 0, and asks for the size no more where it caches writes (see past-end.ts). So the file's last byte is
+ * stored in its page cache, whatever that is: of a page that is there in part, the kernel reads the rest, and this
+ * byte with it. But not where the page has no other bytes.
+ */
+function rootHasSize({ files }: TreeSeed): boolean {
+  const size = files[0]?.image.virtualSize ?? 0;
+  return size > 0 && size % SMALLEST_PAGE !== 1;
+}
+
+/** The notification for that. To be sent before anybody answers a request: so nobody has written anything yet. */
+function sizeOfRoot({ files }: TreeSeed): Uint8Array {
+  return storeNotice(ROOT_NODE, files[0]!.image.virtualSize - 1);
+}
 
 /** Background requests (read-ahead, direct I/O) that the kernel keeps in flight. */
 const MAX_BACKGROUND = 64;
@@ -54,7 +96,7 @@ function replyTo(request: Buffer, error: number, payload: Buffer): Buffer {
  * The answer to an INIT request (`request` holds exactly its bytes). Pure: bytes in, bytes out.
  * See "FUSE_INIT negotiation" in <linux/fuse.h>.
  */
-export function answerInit(request: Buffer): InitVerdict {
+export function answerInit(request: Buffer, use: MountUse): InitVerdict {
   const none = Buffer.alloc(0);
   const refuse = (reason: string): InitVerdict => ({
     verdict: 'refused',
@@ -74,7 +116,7 @@ export function answerInit(request: Buffer): InitVerdict {
     flags: 0,
     maxBackground: MAX_BACKGROUND,
     congestionThreshold: Math.floor((MAX_BACKGROUND * 3) / 4),
-    maxWrite: 4096,
+    maxWrite: use.writable ? MAX_REQUEST : 4096,
     timeGran: 1,
     maxPages: MAX_PAGES,
     mapAlignment: 0,
@@ -93,7 +135,7 @@ export function answerInit(request: Buffer): InitVerdict {
   }
   const minor = Math.min(kernel.minor, NEWEST_MINOR);
   const payload = Buffer.alloc(InitOut.size);
-  InitOut.encode({ ...out, minor, flags: kernel.flags & WANTED }, payload);
+  InitOut.encode({ ...out, minor, flags: kernel.flags & wantedFor(use) }, payload);
   return { verdict: 'agreed', minor, reply: replyTo(request, 0, payload) };
 }
 
@@ -101,7 +143,8 @@ export function answerInit(request: Buffer): InitVerdict {
  * Reads INIT from a device that has just been mounted and answers it. Blocks until the kernel has sent it,
  * which it does as part of mounting. Throws ImageError('mount') where the versions do not fit.
  */
-export function shakeHands(device: number): { readonly minor: number } {
+export function shakeHands(device: number, tree: TreeSeed): { readonly minor: number } {
+  const use = useOf(tree);
   const buffer = Buffer.alloc(REQUEST_BYTES);
   for (;;) {
     const length = readSync(device, buffer, 0, buffer.length, null);
@@ -109,9 +152,12 @@ export function shakeHands(device: number): { readonly minor: number } {
     if (length < RequestHeader.size || request.readUInt32LE(RequestHeader.at.opcode) !== Opcode.INIT) {
       throw new ImageError('mount', 'the FUSE device sent something else than INIT as its first request');
     }
-    const answer = answerInit(request);
+    const answer = answerInit(request, use);
     writeSync(device, answer.reply);
-    if (answer.verdict === 'agreed') return { minor: answer.minor };
+    if (answer.verdict === 'agreed') {
+      if (use.cached && tree.shape === 'file') writeSync(device, sizeOfRoot(tree));
+      return { minor: answer.minor };
+    }
     if (answer.verdict === 'refused') throw new ImageError('mount', answer.reason);
   }
 }

@@ -12,6 +12,8 @@ export interface LoopHooks {
   readonly status: WorkerStatus;
   /** A handler threw: a defect of this program. The request was answered with EIO. */
   readonly failed: (problem: unknown) => void;
+  /** The kernel should forget the name of this node. */
+  readonly outgrown: (node: number) => void;
   /** Called with each request and its outcome while tracing, else undefined. */
   readonly trace: ((line: string) => void) | undefined;
 }
@@ -22,16 +24,20 @@ interface Device {
   receive(): number;
   /** The first `size` bytes of the reply. */
   send(size: number): number;
+  /** The first `size` bytes of the notification. */
+  notify(size: number): number;
 }
 
-function openDevice(device: number, { request, reply }: Responder): Device {
+function openDevice(device: number, { request, reply, notice }: Responder): Device {
   const direct = directIo();
   if (direct !== undefined) {
     const requestAt = direct.addressOf(request);
     const replyAt = direct.addressOf(reply) + REPLY_AT;
+    const noticeAt = direct.addressOf(notice);
     return {
       receive: () => direct.read(device, requestAt, request.length),
       send: (size) => direct.write(device, replyAt, size),
+      notify: (size) => direct.write(device, noticeAt, size),
     };
   }
   const attempt = (call: () => number): number => {
@@ -44,6 +50,7 @@ function openDevice(device: number, { request, reply }: Responder): Device {
   return {
     receive: () => attempt(() => readSync(device, request, 0, request.length, null)),
     send: (size) => attempt(() => writeSync(device, reply, REPLY_AT, size, null)),
+    notify: (size) => attempt(() => writeSync(device, notice, 0, size, null)),
   };
 }
 
@@ -72,8 +79,11 @@ export function serve(fd: number, responder: Responder, hooks: LoopHooks): LoopE
       hooks.failed(problem);
     }
     if (trace !== undefined) trace(describe(responder, length, size));
+    // Whether it went well is not looked at: the kernel may know nothing of the node any more.
+    if (responder.noticeLength > 0) device.notify(responder.noticeLength);
     if (size > 0) send(device, size, responder, hooks);
     status.end();
+    if (responder.outgrown !== 0) hooks.outgrown(responder.outgrown);
   }
 }
 

@@ -8,6 +8,7 @@ import { spawnSync } from 'node:child_process';
 import { closeSync, existsSync, openSync, statSync, writeFileSync } from 'node:fs';
 import { EBUSY, ENOSYS, ENOTCONN } from '../../base/errno.ts';
 import { ImageError } from '../../base/errors.ts';
+import { isWritable } from '../../fuse/tree.ts';
 import { receiveDescriptor, socketPair, umount } from '../../source/syscalls.ts';
 import { findMount } from '../mountinfo.ts';
 import type { MountRequest } from '../transport.ts';
@@ -47,7 +48,9 @@ export function mountDevice(request: MountRequest): MountedDevice {
 }
 
 function commonOptions(request: MountRequest): string[] {
-  const options = ['ro', 'nosuid', 'nodev', 'noatime', 'default_permissions'];
+  const access = isWritable(request.tree) ? 'rw' : 'ro';
+  const options = [access, 'nosuid', 'nodev', 'noatime', 'default_permissions'];
+  if (request.tree.sync) options.push('sync');
   if (request.noexec) options.push('noexec');
   if (request.allowOther) options.push('allow_other');
   return options;

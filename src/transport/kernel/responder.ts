@@ -1,20 +1,36 @@
 /**
  * From the bytes of one request to the bytes of its reply: the protocol without the device, so that it can be
  * tested as bytes. One responder per worker; both buffers are reused for every request, and nothing is
- * allocated on the way of a READ.
+ * allocated on the way of a READ or a WRITE.
  *
  * The reply's payload starts on a page, its header just before: the image is read straight to its place, and
- * one write sends both.
+ * one write sends both. What a WRITE brings goes to the image straight from the request.
  */
 
-import { E2BIG, EINVAL, EIO, ENODATA, ENOSYS, ERANGE } from '../../base/errno.ts';
+import { constants } from 'node:fs';
+import { E2BIG, EINVAL, EIO, ENODATA, ENOSPC, ENOSYS, ERANGE } from '../../base/errno.ts';
 import { roundUp } from '../../base/units.ts';
 import {
   AttrOut,
   Dirent,
   EntryOut,
+  FATTR_ATIME,
+  FATTR_ATIME_NOW,
+  FATTR_CTIME,
+  FATTR_GID,
+  FATTR_MODE,
+  FATTR_MTIME,
+  FATTR_MTIME_NOW,
+  FATTR_SIZE,
+  FATTR_UID,
+  FallocateIn,
   FOPEN_CACHE_DIR,
   FOPEN_KEEP_CACHE,
+  FOPEN_PARALLEL_DIRECT_WRITES,
+  FsyncIn,
+  FUSE_GETATTR_FH,
+  FUSE_WRITE_CACHE,
+  GetattrIn,
   LseekIn,
   MAX_REQUEST,
   Opcode,
@@ -22,18 +38,27 @@ import {
   ReadIn,
   ReplyHeader,
   RequestHeader,
+  SetattrIn,
   StatfsOut,
+  WriteIn,
+  WriteOut,
 } from '../../fuse/abi.ts';
-import { Attributes, type FileSystem, S_IFDIR, S_IFREG } from '../../fuse/filesystem.ts';
+import { Attributes, type FileSystem, O_ACCMODE, S_IFDIR, S_IFREG } from '../../fuse/filesystem.ts';
 import type { Time } from '../../fuse/tree.ts';
+import { LARGEST_PAGE, putStore, STORE_BYTES } from './notices.ts';
+import { PastEnd } from './past-end.ts';
 
 /** Where the payload of a reply starts in the reply buffer. */
 export const PAYLOAD_AT = 4096;
 /** Where its header starts. */
 export const REPLY_AT = PAYLOAD_AT - ReplyHeader.size;
 
-/** Requests that we accept hold at most the header, a 4 KiB write and names: 8 KiB is the kernel's minimum. */
+/** Of a read-only mount: the header and names; 8 KiB is the kernel's minimum. */
 export const REQUEST_BYTES = 64 * 1024;
+/** Of a writable one: the kernel asks for the largest write and its headers. */
+export const WRITE_REQUEST_BYTES: number = MAX_REQUEST + 4096;
+
+const { O_DIRECT } = constants;
 
 const BODY_AT = RequestHeader.size;
 const BODY = BODY_AT >> 2;
@@ -58,24 +83,34 @@ interface OpcodeEntry {
 /** Every opcode that is answered with more than ENOSYS. */
 export const OPCODES: ReadonlyMap<number, OpcodeEntry> = new Map<number, OpcodeEntry>([
   [Opcode.LOOKUP, { name: 'LOOKUP', body: 1, run: (r) => r.lookup() }],
-  [Opcode.FORGET, { name: 'FORGET', body: 8, run: () => SILENT }],
-  [Opcode.BATCH_FORGET, { name: 'BATCH_FORGET', body: 8, run: () => SILENT }],
-  [Opcode.GETATTR, { name: 'GETATTR', body: 16, run: (r) => r.getattr() }],
-  [Opcode.SETATTR, { name: 'SETATTR', body: 88, run: (r) => r.fs.setattr(r.node) }],
+  [Opcode.FORGET, { name: 'FORGET', body: 8, run: (r) => r.forget() }],
+  [Opcode.BATCH_FORGET, { name: 'BATCH_FORGET', body: 8, run: (r) => r.batchForget() }],
+  [Opcode.GETATTR, { name: 'GETATTR', body: GetattrIn.size, run: (r) => r.getattr() }],
+  [Opcode.SETATTR, { name: 'SETATTR', body: SetattrIn.size, run: (r) => r.setattr() }],
+  [Opcode.SYMLINK, { name: 'SYMLINK', body: 2, run: (r) => r.fs.refuse() }],
+  [Opcode.MKNOD, { name: 'MKNOD', body: 17, run: (r) => r.fs.refuse() }],
+  [Opcode.MKDIR, { name: 'MKDIR', body: 9, run: (r) => r.fs.refuse() }],
+  [Opcode.UNLINK, { name: 'UNLINK', body: 1, run: (r) => r.fs.refuse() }],
+  [Opcode.RMDIR, { name: 'RMDIR', body: 1, run: (r) => r.fs.refuse() }],
+  [Opcode.RENAME, { name: 'RENAME', body: 10, run: (r) => r.fs.refuse() }],
+  [Opcode.LINK, { name: 'LINK', body: 9, run: (r) => r.fs.refuse() }],
   [Opcode.OPEN, { name: 'OPEN', body: 8, run: (r) => r.open() }],
   [Opcode.READ, { name: 'READ', body: ReadIn.size, run: (r) => r.read() }],
+  [Opcode.WRITE, { name: 'WRITE', body: WriteIn.size, run: (r) => r.write() }],
   [Opcode.STATFS, { name: 'STATFS', body: 0, run: (r) => r.statfs() }],
-  [Opcode.RELEASE, { name: 'RELEASE', body: 24, run: () => 0 }],
-  [Opcode.FSYNC, { name: 'FSYNC', body: 16, run: () => 0 }],
+  [Opcode.RELEASE, { name: 'RELEASE', body: 24, run: (r) => r.release() }],
+  [Opcode.FSYNC, { name: 'FSYNC', body: FsyncIn.size, run: (r) => r.fsync() }],
   [Opcode.GETXATTR, { name: 'GETXATTR', body: 9, run: (r) => r.getxattr() }],
   [Opcode.LISTXATTR, { name: 'LISTXATTR', body: 8, run: (r) => r.listxattr() }],
-  [Opcode.FLUSH, { name: 'FLUSH', body: 24, run: () => 0 }],
+  [Opcode.FLUSH, { name: 'FLUSH', body: 24, run: (r) => r.flush() }],
   [Opcode.OPENDIR, { name: 'OPENDIR', body: 8, run: (r) => r.opendir() }],
   [Opcode.READDIR, { name: 'READDIR', body: ReadIn.size, run: (r) => r.readdir(false) }],
   [Opcode.READDIRPLUS, { name: 'READDIRPLUS', body: ReadIn.size, run: (r) => r.readdir(true) }],
   [Opcode.RELEASEDIR, { name: 'RELEASEDIR', body: 24, run: () => 0 }],
   [Opcode.FSYNCDIR, { name: 'FSYNCDIR', body: 16, run: () => 0 }],
   [Opcode.ACCESS, { name: 'ACCESS', body: 8, run: (r) => r.access() }],
+  [Opcode.CREATE, { name: 'CREATE', body: 17, run: (r) => r.fs.refuse() }],
+  [Opcode.FALLOCATE, { name: 'FALLOCATE', body: FallocateIn.size, run: (r) => r.fallocate() }],
   [Opcode.LSEEK, { name: 'LSEEK', body: LseekIn.size, run: (r) => r.lseek() }],
   // Requests are short: ENOSYS tells the kernel to send no more interrupts for the life of the mount.
   [Opcode.INTERRUPT, { name: 'INTERRUPT', body: 8, run: () => -ENOSYS }],
@@ -85,18 +120,28 @@ export const OPCODES: ReadonlyMap<number, OpcodeEntry> = new Map<number, OpcodeE
 export class Responder {
   readonly fs: FileSystem;
   /** The request is read to its start. */
-  readonly request: Buffer = Buffer.allocUnsafeSlow(REQUEST_BYTES);
+  readonly request: Buffer;
   /** The reply stands at REPLY_AT. */
   readonly reply: Buffer = Buffer.allocUnsafeSlow(PAYLOAD_AT + MAX_REQUEST);
+  /** A notification stands at its start. */
+  readonly notice: Buffer = Buffer.alloc(STORE_BYTES);
+  /** Bytes of a notification that the kernel must have before the reply; 0 where there is none. */
+  noticeLength = 0;
+  /** A file whose name the kernel is to forget after the reply (see past-end.ts), by somebody who serves no request; or 0. */
+  outgrown = 0;
+  readonly #pastEnd: PastEnd;
   readonly #in: Uint32Array;
   readonly #out: Uint32Array;
   readonly #attr = new Attributes();
   readonly #entries: (OpcodeEntry | undefined)[] = [];
   #length = 0;
 
-  constructor(fs: FileSystem) {
+  /** `pastEnd` is PastEnd.seed for the nodes of `fs`, the same for all threads of a mount. */
+  constructor(fs: FileSystem, pastEnd: SharedArrayBuffer = PastEnd.seed(fs.lastNode)) {
     this.fs = fs;
-    this.#in = new Uint32Array(this.request.buffer, this.request.byteOffset, REQUEST_BYTES >> 2);
+    this.#pastEnd = new PastEnd(pastEnd);
+    this.request = Buffer.allocUnsafeSlow(fs.writable ? WRITE_REQUEST_BYTES : REQUEST_BYTES);
+    this.#in = new Uint32Array(this.request.buffer, this.request.byteOffset, this.request.length >> 2);
     this.#out = new Uint32Array(this.reply.buffer, this.reply.byteOffset, (PAYLOAD_AT + MAX_REQUEST) >> 2);
     for (let opcode = 0; opcode <= Opcode.LSEEK; opcode += 1) this.#entries.push(OPCODES.get(opcode));
   }
@@ -130,6 +175,8 @@ export class Responder {
   answer(length: number): number {
     if (length < RequestHeader.size) return 0;
     this.#length = Math.min(length, this.#in[0]!);
+    this.noticeLength = 0;
+    this.outgrown = 0;
     const entry = this.#entries[this.opcode];
     let outcome: number;
     if (entry === undefined) outcome = -ENOSYS;
@@ -159,6 +206,13 @@ export class Responder {
     return this.#in[word]! + this.#in[word + 1]! * TWO_32;
   }
 
+  /** The time at the i64 seconds and the u32 nanoseconds given, in ms. */
+  #inTime(secondsAt: number, nanosecondsAt: number): number {
+    const word = BODY + (secondsAt >> 2);
+    const seconds = this.#in[word]! + (this.#in[word + 1]! | 0) * TWO_32;
+    return seconds * 1000 + this.#in32(nanosecondsAt) / 1_000_000;
+  }
+
   #in32(at: number): number {
     return this.#in[BODY + (at >> 2)]!;
   }
@@ -184,6 +238,87 @@ export class Responder {
     );
   }
 
+  write(): number {
+    const length = this.#in32(WriteIn.at.size);
+    if (length > this.#length - BODY_AT - WriteIn.size) return -EINVAL;
+    const flags = this.#in32(WriteIn.at.flags);
+    const cached = (this.#in32(WriteIn.at.writeFlags) & FUSE_WRITE_CACHE) !== 0;
+    const moved = this.fs.write(
+      this.#in64(WriteIn.at.fh),
+      this.request,
+      BODY_AT + WriteIn.size,
+      length,
+      this.#in64(WriteIn.at.offset),
+      flags,
+      cached,
+    );
+    if (moved === -ENOSPC && this.#in64(WriteIn.at.offset) + length > this.fs.sizeOf(this.node)) {
+      return this.#noSpace(cached);
+    }
+    if (moved < 0) return moved;
+    // From the page cache, fewer bytes would count as written; past it, they would become EIO (FUSE_ASYNC_DIO).
+    if (moved < length && (cached || (flags & O_DIRECT) !== 0)) return this.#noSpace(cached);
+    this.#out64(PAYLOAD_AT, moved);
+    return WriteOut.size;
+  }
+
+  /** A write reached past the end of the disk. */
+  #noSpace(cached: boolean): number {
+    if (cached) this.#pastEnd.refused(this.node);
+    return -ENOSPC;
+  }
+
+  fsync(): number {
+    return this.fs.fsync(this.#in64(FsyncIn.at.fh));
+  }
+
+  fallocate(): number {
+    return this.fs.allocate(
+      this.#in64(FallocateIn.at.fh),
+      this.#in32(FallocateIn.at.mode),
+      this.#in64(FallocateIn.at.offset),
+      this.#in64(FallocateIn.at.length),
+    );
+  }
+
+  setattr(): number {
+    const { at } = SetattrIn;
+    const valid = this.#in32(at.valid);
+    const has = (flag: number): boolean => (valid & flag) !== 0;
+    const time = (flag: number, now: number, secondsAt: number, nanosecondsAt: number) => {
+      if (!has(flag)) return undefined;
+      return has(now) ? Date.now() : this.#inTime(secondsAt, nanosecondsAt);
+    };
+    const size = has(FATTR_SIZE) ? this.#in64(at.size) : undefined;
+    const status = this.fs.setattr(this.node, {
+      size,
+      mode: has(FATTR_MODE) ? this.#in32(at.mode) : undefined,
+      uid: has(FATTR_UID) ? this.#in32(at.uid) : undefined,
+      gid: has(FATTR_GID) ? this.#in32(at.gid) : undefined,
+      atime: time(FATTR_ATIME, FATTR_ATIME_NOW, at.atime, at.atimensec),
+      mtime: time(FATTR_MTIME, FATTR_MTIME_NOW, at.mtime, at.mtimensec),
+      ctime: time(FATTR_CTIME, 0, at.ctime, at.ctimensec),
+    });
+    if (status < 0) return status;
+    const length = this.#putAttrOut();
+    if (size !== undefined) {
+      this.#pastEnd.settled(this.node);
+      if (size < this.#attr.size) this.#forgetPages();
+    }
+    return length;
+  }
+
+  /**
+   * A notification that makes the kernel drop the file's pages when it gets the reply to the cut at hand. It
+   * does so only where the file's size changes, and our reply says that it does not. So it becomes longer first,
+   * by a page behind its end, which nobody can be waiting for. (An INVAL_INODE here would wait for pages whose
+   * readers may wait for this thread.)
+   */
+  #forgetPages(): void {
+    putStore(this.notice, this.node, roundUp(this.#attr.size, LARGEST_PAGE));
+    this.noticeLength = STORE_BYTES;
+  }
+
   lookup(): number {
     const end = this.request.indexOf(0, BODY_AT);
     if (end < 0 || end >= this.#length) return -EINVAL;
@@ -193,7 +328,26 @@ export class Responder {
     return EntryOut.size;
   }
 
+  forget(): number {
+    this.#pastEnd.settled(this.node);
+    return SILENT;
+  }
+
+  /** fuse_batch_forget_in: a count and padding; then nodes, each with how many times it is forgotten. */
+  batchForget(): number {
+    const held = Math.floor((this.#length - BODY_AT - 8) / 16);
+    const count = Math.min(this.#in32(0), held);
+    for (let index = 0; index < count; index += 1) this.#pastEnd.settled(this.#in64(8 + index * 16));
+    return SILENT;
+  }
+
+  /** With a handle, it is asked by write(2) and by what needs to know where the file ends. */
   getattr(): number {
+    const byHandle = (this.#in32(GetattrIn.at.getattrFlags) & FUSE_GETATTR_FH) !== 0;
+    return byHandle && this.#pastEnd.owes(this.node) ? -ENOSPC : this.#putAttrOut();
+  }
+
+  #putAttrOut(): number {
     const status = this.fs.getattr(this.node, this.#attr);
     if (status < 0) return status;
     this.#zero(PAYLOAD_AT, AttrOut.size);
@@ -203,9 +357,17 @@ export class Responder {
   }
 
   open(): number {
-    const handle = this.fs.open(this.node, this.#in32(0));
+    const flags = this.#in32(0);
+    const handle = this.fs.open(this.node, flags);
     if (handle < 0) return handle;
-    return this.#putOpen(handle, FOPEN_KEEP_CACHE);
+    this.#pastEnd.opened(this.node);
+    const writes = (flags & O_ACCMODE) !== 0;
+    return this.#putOpen(handle, FOPEN_KEEP_CACHE | (writes ? FOPEN_PARALLEL_DIRECT_WRITES : 0));
+  }
+
+  release(): number {
+    if (this.#pastEnd.closed(this.node)) this.outgrown = this.node;
+    return 0;
   }
 
   opendir(): number {
@@ -264,12 +426,16 @@ export class Responder {
     return 8;
   }
 
+  flush(): number {
+    return this.fs.closing(this.#in64(0));
+  }
+
   getxattr(): number {
     const end = this.request.indexOf(0, BODY_AT + 8);
     if (end < 0 || end >= this.#length) return -EINVAL;
     const name = this.request.toString('utf8', BODY_AT + 8, end);
-    const found = this.fs.attributes(this.node).find(([known]) => known === name);
-    return found === undefined ? -ENODATA : this.#putSized(Buffer.from(found[1]));
+    const value = this.fs.attribute(this.node, name);
+    return value === undefined ? -ENODATA : this.#putSized(Buffer.from(value));
   }
 
   listxattr(): number {

@@ -7,7 +7,8 @@ import { closeSync, openSync, writeFileSync, writeSync } from 'node:fs';
 import type { Worker } from 'node:worker_threads';
 import { EIO } from '../../base/errno.ts';
 import { ImageError } from '../../base/errors.ts';
-import { DEVICE_CLONE, ReplyHeader } from '../../fuse/abi.ts';
+import { DEVICE_CLONE, ReplyHeader, ROOT_NODE } from '../../fuse/abi.ts';
+import { isWritable } from '../../fuse/tree.ts';
 import type { Report } from '../../image/driver.ts';
 import { reportOnce } from '../../image/report-once.ts';
 import { ioctlWord } from '../../source/syscalls.ts';
@@ -15,15 +16,27 @@ import { findMount } from '../mountinfo.ts';
 import type { Mount, MountEnd, MountRequest, Transport } from '../transport.ts';
 import { shakeHands } from './handshake.ts';
 import { type MountedDevice, mountDevice } from './mounter.ts';
+import { forgetNotice } from './notices.ts';
+import { PastEnd } from './past-end.ts';
 import { makeStatus, WorkerStatus } from './status.ts';
-import type { WorkerInput, WorkerMessage } from './worker.ts';
+import type { NoticeInput, WorkerInput, WorkerMessage } from './worker.ts';
 import { dismissSpares, takeWorker } from './workers.ts';
 
 /** Read-ahead that root sets for the mount, in KiB; more brings nothing (docs/performance.md). */
 const READ_AHEAD_KIB = 1024;
 
+/**
+ * How much of the memory that may be dirty at all root lets the mount have, in percent. FUSE mounts get 1, and a
+ * limit of their own that holds also while there is room (mm/page-writeback.c, BDI_CAP_STRICTLIMIT): that guards
+ * against daemons that never write anything back.
+ */
+const DIRTY_PERCENT = 50;
+
 /** A worker that dies again and again takes the mount down rather than the machine. */
 const MAX_REPLACEMENTS = 16;
+
+/** How long workers get to see that the mount is over before they are ended. */
+const ABANDON_MS = 1000;
 
 export const kernelTransport: Transport = {
   name: 'kernel',
@@ -31,9 +44,9 @@ export const kernelTransport: Transport = {
     try {
       const mounted = mountDevice(request);
       try {
-        const { minor } = shakeHands(mounted.device);
+        const { minor } = shakeHands(mounted.device, request.tree);
         request.log.debug(`FUSE protocol 7.${minor}, ${request.threads} workers`);
-        raiseReadAhead(request.mountpoint);
+        raiseLimits(request.mountpoint, isWritable(request.tree));
         const session = new Session(mounted, request);
         await session.serving;
         return session;
@@ -47,15 +60,24 @@ export const kernelTransport: Transport = {
   },
 };
 
-/** The kernel announces 128 KiB; more is only to be had through sysfs, which takes root. */
-function raiseReadAhead(mountpoint: string): void {
+/**
+ * What is only to be had through sysfs, which takes root: more read-ahead than the 128 KiB that the kernel
+ * announces; and for writing, more of the page cache. `strict_limit` is there from Linux 6.2 on.
+ */
+function raiseLimits(mountpoint: string, writable: boolean): void {
   const entry = findMount(mountpoint);
   if (entry === undefined) return;
-  try {
-    writeFileSync(`/sys/class/bdi/${entry.device}/read_ahead_kb`, `${READ_AHEAD_KIB}`);
-  } catch {
-    // Not permitted: 128 KiB it stays.
-  }
+  const set = (name: string, value: number): void => {
+    try {
+      writeFileSync(`/sys/class/bdi/${entry.device}/${name}`, `${value}`);
+    } catch {
+      // Not permitted, or not there: it stays as it is.
+    }
+  };
+  set('read_ahead_kb', READ_AHEAD_KIB);
+  if (!writable) return;
+  set('max_ratio', DIRTY_PERCENT);
+  set('strict_limit', 0);
 }
 
 class Session implements Mount {
@@ -65,9 +87,11 @@ class Session implements Mount {
   readonly #mounted: MountedDevice;
   readonly #request: MountRequest;
   readonly #status: SharedArrayBuffer;
+  readonly #pastEnd: SharedArrayBuffer;
   /** Each worker tells a damage once: so many times it comes here. */
   readonly #damaged: Report;
   readonly #devices: readonly number[];
+  readonly #workers = new Set<Worker>();
   #running = 0;
   #waiting: number;
   #replacements = 0;
@@ -80,6 +104,7 @@ class Session implements Mount {
     this.#mounted = mounted;
     this.#request = request;
     this.#status = makeStatus(request.threads);
+    this.#pastEnd = PastEnd.seed(ROOT_NODE + request.tree.files.length);
     this.#damaged = reportOnce(request.log.warn);
     this.#waiting = request.threads;
     this.#devices = Array.from({ length: request.threads }, (_, index) =>
@@ -103,7 +128,9 @@ class Session implements Mount {
     const { tree, trace, log } = this.#request;
     const worker: Worker = takeWorker();
     const device = this.#devices[index]!;
-    const input: WorkerInput = { index, device, tree, status: this.#status, trace };
+    const status = this.#status;
+    const input: WorkerInput = { index, device, tree, status, pastEnd: this.#pastEnd, trace };
+    this.#workers.add(worker);
     let done = false;
     let fault = 'it ended without a word';
     this.#running += 1;
@@ -111,7 +138,8 @@ class Session implements Mount {
       if (message.kind === 'serving') {
         this.#waiting -= 1;
         if (this.#waiting === 0) this.#begin();
-      } else if (message.kind === 'damage') this.#damaged(message.text);
+      } else if (message.kind === 'outgrown') this.#forget(message.node);
+      else if (message.kind === 'damage') this.#damaged(message.text);
       else if (message.kind === 'defect') log.error(`internal error, answered with EIO: ${message.text}`);
       else {
         done = true;
@@ -122,11 +150,32 @@ class Session implements Mount {
       fault = problem instanceof Error ? (problem.stack ?? problem.message) : String(problem);
     });
     worker.on('exit', () => {
+      this.#workers.delete(worker);
       this.#running -= 1;
-      if (!done) this.#replace(index, fault);
+      if (!done && this.#end.how !== 'failed') this.#replace(index, fault);
       if (this.#running === 0) this.#finish();
     });
     worker.postMessage(input);
+  }
+
+  /**
+   * Makes the kernel forget the name of a file. From a thread of its own: it waits for lookups that the workers
+   * have yet to answer, and this thread must be there for a worker that dies.
+   */
+  #forget(node: number): void {
+    const { tree, log } = this.#request;
+    const file = tree.files[node - ROOT_NODE - 1];
+    // The root has no name: its size stays wrong until it is truncated to what it was.
+    if (tree.shape === 'file' || file === undefined) return;
+    this.#damaged(`${file.name}: somebody wrote past the end of the disk`);
+    const worker = takeWorker();
+    this.#running += 1;
+    worker.on('error', (problem) => log.error(`a notification failed: ${String(problem)}`));
+    worker.on('exit', () => {
+      this.#running -= 1;
+      if (this.#running === 0) this.#finish();
+    });
+    worker.postMessage({ device: this.#devices[0]!, notice: forgetNotice(file.name) } satisfies NoticeInput);
   }
 
   /** Answers for a worker that died, and puts another in its place. */
@@ -139,6 +188,10 @@ class Session implements Mount {
       answerFailure(this.#devices[index]!, left.low, left.high);
       status.end();
     }
+    if (left !== undefined && isWritable(this.#request.tree)) {
+      this.#abandon(`worker ${index} died in a request, of: ${fault}`);
+      return;
+    }
     this.#replacements += 1;
     if (this.#replacements <= MAX_REPLACEMENTS) {
       this.#start(index);
@@ -148,6 +201,18 @@ class Session implements Mount {
     this.#end = { how: 'failed', reason };
     this.#refuse(new ImageError('bug', reason));
     this.#mounted.unmount('force');
+  }
+
+  /** Ends the mount where the state in shared memory is not to be trusted. */
+  #abandon(reason: string): void {
+    this.#end = { how: 'failed', reason, abandoned: true };
+    this.#refuse(new ImageError('bug', reason));
+    this.#mounted.unmount('force');
+    // Those that wait for a lock of the dead one never come back to the device.
+    const timer = setTimeout(() => {
+      for (const worker of this.#workers) void worker.terminate();
+    }, ABANDON_MS);
+    timer.unref();
   }
 
   #finish(): void {

@@ -8,17 +8,26 @@ import { parentPort } from 'node:worker_threads';
 import { FileSystem } from '../../fuse/filesystem.ts';
 import type { TreeSeed } from '../../fuse/tree.ts';
 import { reportOnce } from '../../image/report-once.ts';
+import { becomeIoFlusher } from '../../source/syscalls.ts';
 import { type LoopEnd, serve } from './loop.ts';
 import { Responder } from './responder.ts';
 import { WorkerStatus } from './status.ts';
 
-/** The one message that a worker gets. */
+/** The one message that a worker gets, */
 export interface WorkerInput {
   readonly index: number;
   readonly device: number;
   readonly tree: TreeSeed;
   readonly status: SharedArrayBuffer;
+  /** See past-end.ts. */
+  readonly pastEnd: SharedArrayBuffer;
   readonly trace: boolean;
+}
+
+/** or this: it has nothing to do but to send a notification that may have to wait for the other workers. */
+export interface NoticeInput {
+  readonly device: number;
+  readonly notice: Uint8Array;
 }
 
 export type WorkerMessage =
@@ -28,26 +37,43 @@ export type WorkerMessage =
   | { readonly kind: 'damage'; readonly text: string }
   /** A defect of this program: a handler threw. */
   | { readonly kind: 'defect'; readonly text: string }
+  /** The kernel should forget the name of a file: its size is wrong. */
+  | { readonly kind: 'outgrown'; readonly node: number }
   | { readonly kind: 'ended'; readonly how: LoopEnd };
 
 const port = parentPort!;
 const tell = (message: WorkerMessage): void => port.postMessage(message);
 
+function notify({ device, notice }: NoticeInput): void {
+  try {
+    writeSync(device, notice);
+  } catch {
+    // The kernel knows nothing of the name, or the mount has ended.
+  }
+}
+
 function run(input: WorkerInput): void {
   const fs = new FileSystem(
     input.tree,
     reportOnce((text) => tell({ kind: 'damage', text })),
+    input.index,
   );
+  // Where it is not permitted, the mount's own limit on dirty pages keeps us from the worst.
+  if (fs.writable) becomeIoFlusher();
   tell({ kind: 'serving' });
-  const how = serve(input.device, new Responder(fs), {
+  const how = serve(input.device, new Responder(fs, input.pastEnd), {
     status: new WorkerStatus(input.status, input.index),
     failed: (problem) => {
       const text = problem instanceof Error ? (problem.stack ?? problem.message) : String(problem);
       tell({ kind: 'defect', text });
     },
+    outgrown: (node) => tell({ kind: 'outgrown', node }),
     trace: input.trace ? (line) => writeSync(2, `[${input.index}] ${line}\n`) : undefined,
   });
   tell({ kind: 'ended', how });
 }
 
-port.once('message', run);
+port.once('message', (input: WorkerInput | NoticeInput) => {
+  if ('notice' in input) notify(input);
+  else run(input);
+});

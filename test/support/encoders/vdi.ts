@@ -254,7 +254,8 @@ export function samples(seed: number): SampleImage[] {
     const blocks = between(next, 1, Math.min(2500, Math.floor((2 * MIB) / blockSize)));
     const diskSize = blocks * blockSize - 512 * between(next, 0, blockSize / 512 - 1);
     const extra = next() < 0.5 ? 0 : between(next, 1, 600);
-    const mapOffset = 0x200 + between(next, 0, 3000);
+    // No entry lies in two sectors: these can be written.
+    const mapOffset = 0x200 + 4 * between(next, 0, 750);
     const dataOffset = mapOffset + 4 * blocks + between(next, 0, 3000);
     const map = randomMap(next, blocks, next() * 0.8);
     add(`random ${n}`, { map, blockSize, diskSize, extra, mapOffset, dataOffset });

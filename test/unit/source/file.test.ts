@@ -4,11 +4,14 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import {
   chmodSync,
   closeSync,
+  existsSync,
   ftruncateSync,
   mkdirSync,
   mkdtempSync,
   openSync,
+  readFileSync,
   rmSync,
+  statSync,
   symlinkSync,
   truncateSync,
   writeFileSync,
@@ -16,8 +19,8 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { EBADF } from '../../../src/base/errno.ts';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { EBADF, EINVAL, ENOSPC } from '../../../src/base/errno.ts';
 import { ImageError } from '../../../src/base/errors.ts';
 import { type HostOffset, hostOffset } from '../../../src/base/units.ts';
 import { attachSource, type FileSource, openFile } from '../../../src/source/file.ts';
@@ -88,7 +91,15 @@ describe('reading', () => {
   });
 
   test('-errno where the descriptor is gone', () => {
-    const gone = attachSource({ kind: 'file', fd: 1_000_000, label: 'gone', size: 10, allocated: 0 });
+    const size = new SharedArrayBuffer(8);
+    const gone = attachSource({
+      kind: 'file',
+      fd: 1_000_000,
+      label: 'gone',
+      writable: false,
+      device: false,
+      size,
+    });
     expect(gone.readAt(new Uint8Array(10), 0, 10, hostOffset(0))).toBe(-EBADF);
   });
 
@@ -157,6 +168,130 @@ describe.skipIf(!haveSyscalls())('holes (needs koffi)', () => {
     expect(opened.nextHole(hostOffset(at))).toBe(at + UNIT);
     expect(opened.nextData(hostOffset(at + UNIT))).toBe(2 ** 41);
     opened.close();
+  });
+});
+
+describe('writing', () => {
+  const syscalls = haveSyscalls();
+  let target: FileSource;
+  let name = '';
+  let count = 0;
+  beforeEach(() => {
+    count += 1;
+    name = join(folder, `written-${count}.img`);
+    writeFileSync(name, model.subarray(UNIT, 3 * UNIT));
+    target = openFile(name, 'write');
+  });
+  afterEach(() => target.close());
+  const size = () => statSync(name).size;
+
+  test('any range like an array, growing behind the end, through both ways of moving bytes', () => {
+    for (const source of [target, attachSource(target.share())]) {
+      const next = random(11);
+      let expected = readFileSync(name);
+      for (let round = 0; round < 300; round += 1) {
+        const bytes = randomBytes(next, between(next, 1, next() < 0.5 ? 700 : 20_000));
+        const start = between(next, 0, bytes.length - 1);
+        const length = between(next, 0, bytes.length - start);
+        const at = between(next, 0, expected.length + (next() < 0.1 ? 3000 : 0));
+        expect(source.writeAt(bytes, start, length, hostOffset(at), 'payload.write')).toBe(0);
+        if (length > 0 && at + length > expected.length) {
+          expected = Buffer.concat([expected, Buffer.alloc(at + length - expected.length)]);
+        }
+        expected.set(bytes.subarray(start, start + length), at);
+        expect(source.size).toBe(expected.length);
+      }
+      expect(Buffer.compare(readFileSync(name), expected)).toBe(0);
+    }
+  });
+
+  test('sizes: every thread sees them; a smaller one forgets what was behind', () => {
+    const other = attachSource(target.share());
+    expect(target.setSize(5 * UNIT)).toBe(0);
+    expect([other.size, size()]).toEqual([5 * UNIT, 5 * UNIT]);
+    expect(other.setSize(1000)).toBe(0);
+    expect([target.size, size()]).toEqual([1000, 1000]);
+    expect(target.setSize(2000)).toBe(0);
+    const bytes = new Uint8Array(2000);
+    expect(other.readAt(bytes, 0, 2000, hostOffset(0))).toBe(2000);
+    expect(bytes.subarray(1000).every((byte) => byte === 0)).toBe(true);
+    expect(bytes.subarray(0, 1000)).toEqual(model.subarray(UNIT, UNIT + 1000));
+  });
+
+  test.each(['punch', 'keep'] as const)('zeros (%s) inside the file only', (how) => {
+    const expected = readFileSync(name);
+    const next = random(12);
+    for (let round = 0; round < 60; round += 1) {
+      const at = between(next, 0, 2 * UNIT + 500);
+      const length = between(next, 0, 30_000);
+      expect(target.zero(hostOffset(at), length, how, 'payload.zero')).toBe(0);
+      expected.fill(0, Math.min(at, expected.length), Math.min(at + length, expected.length));
+      if (round % 3 === 0) {
+        const bytes = randomBytes(next, 5000);
+        const to = between(next, 0, 2 * UNIT - 5000);
+        target.writeAt(bytes, 0, 5000, hostOffset(to), 'payload.write');
+        expected.set(bytes, to);
+      }
+    }
+    expect(Buffer.compare(readFileSync(name), expected)).toBe(0);
+    expect([target.size, size()]).toEqual([2 * UNIT, 2 * UNIT]);
+  });
+
+  test.skipIf(!syscalls)('punching gives space back, keeping does not (needs koffi)', () => {
+    target.flush();
+    const before = target.allocated;
+    expect(target.zero(hostOffset(0), UNIT, 'keep', 'payload.zero')).toBe(0);
+    expect(target.allocated).toBe(before);
+    expect(target.zero(hostOffset(0), UNIT, 'punch', 'payload.zero')).toBe(0);
+    expect(target.allocated).toBe(before - UNIT);
+    expect(target.nextData(hostOffset(0))).toBe(UNIT);
+  });
+
+  test('flush; a source opened for reading refuses the rest', () => {
+    expect(target.flush()).toBe(0);
+    expect([target.writable, source.writable]).toEqual([true, false]);
+    const before = readFileSync(path);
+    expect(source.writeAt(new Uint8Array(1), 0, 1, hostOffset(0), 'payload.write')).toBe(-EBADF);
+    expect(source.zero(hostOffset(0), 1, 'punch', 'payload.zero')).toBe(-EBADF);
+    expect(source.setSize(1)).toBe(-EBADF);
+    expect(Buffer.compare(readFileSync(path), before)).toBe(0);
+  });
+
+  test('-errno from the host, without an exception', () => {
+    const gone = attachSource({ ...target.share(), fd: 1_000_000 });
+    const bytes = new Uint8Array(5000);
+    for (const length of [10, 5000]) {
+      expect(gone.writeAt(bytes.subarray(0, length), 0, length, hostOffset(0), 'payload.write')).toBe(-EBADF);
+    }
+    expect([gone.setSize(1), gone.flush(), gone.zero(hostOffset(0), 1, 'punch', 'payload.zero')]).toEqual([
+      -EBADF,
+      -EBADF,
+      syscalls ? -EBADF : expect.any(Number),
+    ]);
+    // What did not happen changed no size.
+    expect(target.size).toBe(2 * UNIT);
+  });
+
+  test.skipIf(!existsSync('/dev/full'))('a full medium is ENOSPC (needs /dev/full)', () => {
+    const fd = openSync('/dev/full', 'w');
+    try {
+      const full = attachSource({ ...target.share(), fd });
+      const bytes = new Uint8Array(5000);
+      expect(full.writeAt(bytes, 0, 5000, hostOffset(0), 'payload.write')).toBe(-ENOSPC);
+      expect(full.writeAt(bytes.subarray(0, 10), 0, 10, hostOffset(0), 'payload.write')).toBe(-ENOSPC);
+    } finally {
+      closeSync(fd);
+    }
+  });
+
+  test('a block device keeps its size', () => {
+    const device = attachSource({ ...target.share(), device: true });
+    expect([device.setSize(2 * UNIT), device.setSize(UNIT), device.setSize(3 * UNIT)]).toEqual([
+      0,
+      -EINVAL,
+      -EINVAL,
+    ]);
+    expect(size()).toBe(2 * UNIT);
   });
 });
 

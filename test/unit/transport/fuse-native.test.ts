@@ -1,18 +1,27 @@
 /** The adapter to fuse-native without a mount: every handler calls back exactly once, whatever happens. */
 
-import { afterAll, describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it, vi } from 'vitest';
 import type { FileSystem } from '../../../src/fuse/filesystem.ts';
+import { FileSource } from '../../../src/source/file.ts';
 import { handlersOf, mountOptions } from '../../../src/transport/fuse-native/adapter.ts';
-import { describeLoadFailure, type NativeHandlers } from '../../../src/transport/fuse-native/binding.ts';
+import {
+  type Done,
+  describeLoadFailure,
+  type NativeHandlers,
+  type NativeStat,
+} from '../../../src/transport/fuse-native/binding.ts';
 import type { MountRequest } from '../../../src/transport/transport.ts';
 import { GID, TIMES_MS, Trees, times, UID } from './support.ts';
 
+const EPERM = -1;
 const ENOENT = -2;
 const EIO = -5;
 const EBADF = -9;
 const EACCES = -13;
 const ENOTDIR = -20;
 const EISDIR = -21;
+const EFBIG = -27;
+const ENOSPC = -28;
 const EROFS = -30;
 const ERANGE = -34;
 const ENODATA = -61;
@@ -163,7 +172,7 @@ describe('handlersOf', () => {
   });
 
   it('is the file itself where the mountpoint is one', () => {
-    const alone = adapt(trees.fileSystem([{ name: 'a.raw', content: CONTENT }], 'file'));
+    const alone = adapt(trees.fileSystem([{ name: 'a.raw', content: CONTENT }], { shape: 'file' }));
     expect(once((done) => alone.getattr('/', done))).toMatchObject([0, { mode: 0o100444, size: 5000 }]);
     expect(once((done) => alone.open('/', 0, done))).toEqual([0, 1]);
     const target = Buffer.alloc(10);
@@ -200,6 +209,88 @@ describe('handlersOf', () => {
   });
 });
 
+describe('writing', () => {
+  const seed = trees.seed([
+    { name: 'disk.raw', content: CONTENT, writable: true },
+    { name: 'other.raw', content: CONTENT },
+  ]);
+  const writing = adapt(trees.attach(seed));
+  const flush = vi.spyOn(FileSource.prototype, 'flush');
+  afterAll(() => flush.mockRestore());
+  const status = (call: (done: (...results: unknown[]) => void) => void): unknown => once(call)[0];
+  const open = (flags: number): number => once((done) => writing.open('/disk.raw', flags, done))[1] as number;
+  const read = (at: number, length: number): Buffer => {
+    const target = Buffer.alloc(length);
+    const moved = status((done) => writing.read('/disk.raw', open(0), target, length, at, done));
+    return target.subarray(0, moved as number);
+  };
+  const sizes = (): unknown =>
+    once((done) => writing.getattr('/disk.raw', done)).map((stat) => (stat as NativeStat).size ?? stat);
+
+  it('writes, as far as the disk goes', () => {
+    const handle = open(2);
+    const bytes = Buffer.from('hello');
+    const write = (at: number, fd = handle): unknown =>
+      status((done) => writing.write('/disk.raw', fd, bytes, 5, at, done));
+    expect(write(10)).toBe(5);
+    expect(read(9, 7)).toEqual(Buffer.from([9, ...bytes, 15]));
+    expect([write(4998), write(5000), write(2 ** 52)]).toEqual([2, ENOSPC, ENOSPC]);
+    expect([write(0, 3), write(0, 99)]).toEqual([EROFS, EBADF]);
+    expect(status((done) => writing.open('/other.raw', 1, done))).toBe(EROFS);
+  });
+
+  it.each([
+    ['nothing', 0, 0],
+    ['O_DSYNC', 0o10000, 1],
+    ['O_SYNC', 0o4010000, 1],
+  ])('keeps what was written with %s', (_, flags, count) => {
+    const handle = open(2 | flags);
+    flush.mockClear();
+    expect(status((done) => writing.write('/disk.raw', handle, Buffer.alloc(1), 1, 0, done))).toBe(1);
+    expect(flush).toHaveBeenCalledTimes(count);
+    const target = Buffer.alloc(1);
+    expect(status((done) => writing.read('/disk.raw', handle, target, 1, 0, done))).toBe(1);
+    expect(status((done) => writing.fsync('/disk.raw', 0, handle, done))).toBe(0);
+    expect(flush.mock.calls.length).toBeGreaterThan(0);
+  });
+
+  it.each([
+    ['truncate', (size: number, done: Done) => writing.truncate('/disk.raw', size, done)],
+    ['ftruncate', (size: number, done: Done) => writing.ftruncate('/disk.raw', 2, size, done)],
+  ])('%s tells the size asked for once, then that of the disk', (_, truncate) => {
+    status((done) => writing.write('/disk.raw', 2, Buffer.alloc(50, 7), 50, 100, done));
+    expect(status((done) => truncate(120, done))).toBe(0);
+    expect(sizes()).toEqual([0, 120]);
+    expect(sizes()).toEqual([0, 5000]);
+    expect(read(118, 4)).toEqual(Buffer.from([7, 7, 0, 0]));
+    expect(status((done) => truncate(5001, done))).toBe(EFBIG);
+    expect(sizes()).toEqual([0, 5000]);
+  });
+
+  it('keeps times, and neither owner nor mode', () => {
+    expect(status((done) => writing.utimens('/disk.raw', 5000, 7250, done))).toBe(0);
+    expect(once((done) => writing.getattr('/disk.raw', done))[1]).toMatchObject({ atime: 5000, mtime: 7250 });
+    expect(status((done) => writing.utimens('/other.raw', 0, 0, done))).toBe(EROFS);
+    expect(status((done) => writing.chmod('/disk.raw', 0o100644, done))).toBe(0);
+    expect(status((done) => writing.chmod('/disk.raw', 0o100600, done))).toBe(EPERM);
+    expect(status((done) => writing.chown('/disk.raw', UID, 0xffffffff, done))).toBe(0);
+    expect(status((done) => writing.chown('/disk.raw', 0xffffffff, GID + 1, done))).toBe(EPERM);
+  });
+
+  it('creates and removes nothing', () => {
+    const calls: ((done: (...results: unknown[]) => void) => void)[] = [
+      (done) => writing.mknod('/new', 0o100644, 0, done),
+      (done) => writing.mkdir('/new', 0o755, done),
+      (done) => writing.unlink('/disk.raw', done),
+      (done) => writing.rmdir('/disk.raw', done),
+      (done) => writing.symlink('/x', '/new', done),
+      (done) => writing.link('/disk.raw', '/new', done),
+      (done) => writing.rename('/disk.raw', '/new', done),
+    ];
+    for (const call of calls) expect(status(call)).toBe(EPERM);
+  });
+});
+
 describe('mountOptions', () => {
   const request: MountRequest = {
     mountpoint: '/m',
@@ -217,6 +308,14 @@ describe('mountOptions', () => {
   it('is read-only and leaves permissions to the kernel', () => {
     expect(words({})).toEqual(expect.arrayContaining(['ro', 'default_permissions', 'subtype=vdisk-mount']));
     for (const word of ['allow_other', 'noexec', 'debug']) expect(words({})).not.toContain(word);
+  });
+
+  it('is writable where a file is', () => {
+    const tree = trees.seed([{ name: 'a', content: CONTENT, writable: true }], { sync: true });
+    const asked = words({ tree });
+    expect(asked).toEqual(expect.arrayContaining(['rw', 'sync', 'attr_timeout=0', 'default_permissions']));
+    expect(asked).not.toContain('ro');
+    for (const word of ['rw', 'sync']) expect(words({})).not.toContain(word);
   });
 
   it('passes on what was asked for', () => {

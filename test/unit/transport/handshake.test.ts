@@ -1,14 +1,23 @@
 /** FUSE_INIT as bytes: which kernels are spoken with, and what is agreed. */
 
-import { describe, expect, it } from 'vitest';
-import { answerInit, type InitVerdict } from '../../../src/transport/kernel/handshake.ts';
-import { decodeReply, request, u32 } from './support.ts';
+import { afterAll, describe, expect, it } from 'vitest';
+import {
+  answerInit as answer,
+  type InitVerdict,
+  type MountUse,
+  useOf,
+} from '../../../src/transport/kernel/handshake.ts';
+import { decodeReply, request, type TreeOptions, Trees, u32 } from './support.ts';
+
+const READ_ONLY: MountUse = { writable: false, cached: false };
+const answerInit = (request: Buffer, use: MountUse = READ_ONLY): InitVerdict => answer(request, use);
 
 const INIT = 26;
 const EPROTO = -71;
 
 const ASYNC_READ = 1 << 0;
 const POSIX_LOCKS = 1 << 1;
+const BIG_WRITES = 1 << 5;
 const DO_READDIRPLUS = 1 << 13;
 const READDIRPLUS_AUTO = 1 << 14;
 const ASYNC_DIO = 1 << 15;
@@ -16,6 +25,7 @@ const WRITEBACK_CACHE = 1 << 16;
 const PARALLEL_DIROPS = 1 << 18;
 const MAX_PAGES = 1 << 22;
 const EXPLICIT_INVAL_DATA = 1 << 25;
+const HANDLE_KILLPRIV_V2 = 1 << 28;
 const USED = [
   ASYNC_READ,
   DO_READDIRPLUS,
@@ -44,6 +54,7 @@ interface Agreed {
   readonly minor: number;
   readonly maxReadahead: number;
   readonly flags: number;
+  readonly maxWrite: number;
 }
 
 /** The fuse_init_out of an answer. Checks the parts that are always the same. */
@@ -53,7 +64,6 @@ function agreed({ reply }: InitVerdict): Agreed {
   expect(payload.length).toBe(64);
   expect(payload.readUInt16LE(16), 'max_background').toBe(64);
   expect(payload.readUInt16LE(18), 'congestion_threshold').toBe(48);
-  expect(payload.readUInt32LE(20), 'max_write').toBeGreaterThanOrEqual(4096);
   expect(payload.readUInt32LE(24), 'time_gran').toBe(1);
   expect(payload.readUInt16LE(28), 'max_pages').toBe(256);
   expect(
@@ -65,6 +75,7 @@ function agreed({ reply }: InitVerdict): Agreed {
     minor: payload.readUInt32LE(4),
     maxReadahead: payload.readUInt32LE(8),
     flags: payload.readUInt32LE(12) | 0,
+    maxWrite: payload.readUInt32LE(20),
   };
 }
 
@@ -80,7 +91,16 @@ describe('answerInit', () => {
   ])('agrees with a kernel that speaks 7.%i on 7.%i', (kernel, minor) => {
     const answer = answerInit(init(7, kernel, -1));
     expect(answer).toMatchObject({ verdict: 'agreed', minor });
-    expect(agreed(answer)).toEqual({ major: 7, minor, maxReadahead: 131_072, flags: USED });
+    expect(agreed(answer)).toEqual({ major: 7, minor, maxReadahead: 131_072, flags: USED, maxWrite: 4096 });
+  });
+
+  it.each([
+    ['keeps writes in the page cache', true, USED | BIG_WRITES | HANDLE_KILLPRIV_V2 | WRITEBACK_CACHE],
+    ['keeps none there', false, USED | BIG_WRITES | HANDLE_KILLPRIV_V2],
+  ])('for a writable mount takes 1 MiB at once, and %s', (_, cached, flags) => {
+    const use = { writable: true, cached };
+    expect(agreed(answerInit(init(7, 38, -1), use))).toMatchObject({ flags, maxWrite: 1 << 20 });
+    expect(agreed(answerInit(init(7, 38, ASYNC_READ), use)).flags).toBe(ASYNC_READ);
   });
 
   it.each([
@@ -132,5 +152,25 @@ describe('answerInit', () => {
     }
     const longer = request(INIT, 0, Buffer.concat([init(7, 45, -1).subarray(40), Buffer.alloc(64, 0xee)]));
     expect(agreed(answerInit(longer)).flags).toBe(USED);
+  });
+});
+
+describe('useOf', () => {
+  const trees = new Trees();
+  afterAll(() => trees.close());
+  const use = (size: number, writable: boolean, options: TreeOptions): MountUse =>
+    useOf(trees.seed([{ name: 'a', content: Buffer.alloc(0), size, writable }], options));
+
+  it.each([
+    ['a read-only file', 4096, false, {}, false],
+    ['a writable one', 4096, true, {}, true],
+    ['with sync', 4096, true, { sync: true }, false],
+    ['as the root', 4096, true, { shape: 'file' }, true],
+    ['as the root, of an odd size', 4095, true, { shape: 'file' }, true],
+    // Its last page has one byte, which the kernel would not read again.
+    ['as the root, of a page and a byte', 4097, true, { shape: 'file' }, false],
+    ['as the root, of no bytes', 0, true, { shape: 'file' }, false],
+  ] as const)('lets writes wait in the page cache or not: %s', (_, size, writable, options, cached) => {
+    expect(use(size, writable, options)).toEqual({ writable, cached });
   });
 });

@@ -6,14 +6,18 @@ import { haveSyscalls, socketPair } from '../../../src/source/syscalls.ts';
 import { serve } from '../../../src/transport/kernel/loop.ts';
 import { Responder } from '../../../src/transport/kernel/responder.ts';
 import { makeStatus, WorkerStatus } from '../../../src/transport/kernel/status.ts';
-import { decodeReply, name, type Reply, readIn, request, Trees } from './support.ts';
+import { decodeReply, name, type Reply, readIn, request, Trees, u32, u64 } from './support.ts';
 
 const EIO = -5;
 const ENOENT = -2;
 const LOOKUP = 1;
 const FORGET = 2;
 const READ = 15;
+const WRITE = 16;
 const STATFS = 17;
+const RELEASE = 18;
+const SETATTR = 4;
+const ENOSPC = -28;
 
 const trees = new Trees();
 afterAll(() => trees.close());
@@ -21,6 +25,10 @@ afterAll(() => trees.close());
 interface Served {
   /** For each request: its reply; undefined where none came. */
   readonly replies: readonly (Reply | undefined)[];
+  /** For each notification: how many replies came before it. */
+  readonly notices: readonly number[];
+  /** Nodes that the kernel is to forget. */
+  readonly outgrown: readonly number[];
   /** What was traced. */
   readonly lines: readonly string[];
   readonly problems: readonly unknown[];
@@ -38,6 +46,8 @@ function serveAll(responder: Responder, messages: readonly Buffer[]): Served {
   if (typeof pair === 'number') throw new Error(`socketpair: errno ${-pair}`);
   const [device, kernel] = pair;
   const replies: (Reply | undefined)[] = [];
+  const notices: number[] = [];
+  const outgrown: number[] = [];
   const lines: string[] = [];
   const problems: unknown[] = [];
   const waiting = [...messages, request(STATFS, 1)];
@@ -54,13 +64,18 @@ function serveAll(responder: Responder, messages: readonly Buffer[]): Served {
       failed: (problem) => {
         problems.push(problem);
       },
+      outgrown: (node) => {
+        outgrown.push(node);
+      },
       trace: (line) => {
         // A byte of our own behind the reply: reading never waits, also where there was none.
         writeSync(device, 'x');
-        const length = readSync(kernel, buffer) - 1;
-        if (lines.length > 0) {
-          replies.push(length === 0 ? undefined : decodeReply(Buffer.from(buffer.subarray(0, length))));
+        let came = Buffer.from(buffer.subarray(0, readSync(kernel, buffer) - 1));
+        while (came.length > 0 && came.readBigUInt64LE(8) === 0n) {
+          notices.push(replies.length);
+          came = came.subarray(came.readUInt32LE(0));
         }
+        if (lines.length > 0) replies.push(came.length === 0 ? undefined : decodeReply(came));
         if (waiting.length === 0) throw stop;
         lines.push(line);
         send();
@@ -72,7 +87,7 @@ function serveAll(responder: Responder, messages: readonly Buffer[]): Served {
     closeSync(device);
     closeSync(kernel);
   }
-  return { replies, lines, problems, requests: status.requests };
+  return { replies, notices, outgrown, lines, problems, requests: status.requests };
 }
 
 const without = haveSyscalls() ? '' : ' (left out: there is no koffi here)';
@@ -120,6 +135,21 @@ describe.skipIf(without !== '')(`the loop of a worker${without}`, () => {
     expect(served.problems).toEqual([problem]);
   });
 
+  it('notifies before it replies, and tells which file the kernel is to forget', () => {
+    const file = { name: 'a.raw', content: Buffer.alloc(5000, 1), writable: true };
+    const cut = Buffer.concat([u32(8), Buffer.alloc(12), u64(100), Buffer.alloc(64)]); // FATTR_SIZE, size
+    const past = Buffer.concat([u64(2), u64(9000), u32(4), u32(1), Buffer.alloc(16), Buffer.from('abcd')]);
+    const served = serveAll(new Responder(trees.fileSystem([file])), [
+      request(STATFS, 1),
+      request(SETATTR, 2, cut),
+      request(WRITE, 2, past),
+      request(RELEASE, 2, Buffer.alloc(24)),
+    ]);
+    expect(served.replies.map((reply) => reply?.error)).toEqual([0, 0, ENOSPC, 0]);
+    expect(served.notices).toEqual([1]);
+    expect(served.outgrown).toEqual([2]);
+  });
+
   it('ends with what the device says that is neither a retry nor an end', () => {
     const pair = socketPair();
     if (typeof pair === 'number') throw new Error(`socketpair: errno ${-pair}`);
@@ -128,6 +158,7 @@ describe.skipIf(without !== '')(`the loop of a worker${without}`, () => {
     const hooks = {
       status,
       failed: () => {},
+      outgrown: () => {},
       trace: undefined,
     };
     const responder = new Responder(trees.fileSystem([]));

@@ -40,11 +40,34 @@ const REQUESTS: readonly Whole[] = [
   { opcode: 2, what: 'FORGET', node: 2, body: u64(1), error: 'none' }, // nlookup
   { opcode: 3, what: 'GETATTR', node: 2, body: Buffer.alloc(16), error: 0, payload: 104 },
   { opcode: 4, what: 'SETATTR', node: 2, body: Buffer.alloc(88), error: EROFS },
+  { opcode: 6, what: 'SYMLINK', node: 1, body: name('a\0b'), needs: 2, error: EROFS },
+  { opcode: 8, what: 'MKNOD', node: 1, body: Buffer.alloc(18), needs: 17, error: EROFS },
+  { opcode: 9, what: 'MKDIR', node: 1, body: Buffer.alloc(10), needs: 9, error: EROFS },
+  { opcode: 10, what: 'UNLINK', node: 1, body: name('a.raw'), needs: 1, error: EROFS },
+  { opcode: 11, what: 'RMDIR', node: 1, body: name('a.raw'), needs: 1, error: EROFS },
+  {
+    opcode: 12,
+    what: 'RENAME',
+    node: 1,
+    body: Buffer.concat([u64(1), name('a.raw\0b')]),
+    needs: 10,
+    error: EROFS,
+  },
+  { opcode: 13, what: 'LINK', node: 1, body: Buffer.concat([u64(2), name('b')]), needs: 9, error: EROFS },
   { opcode: 14, what: 'OPEN', node: 2, body: Buffer.alloc(8), error: 0, payload: 16 },
   { opcode: 15, what: 'READ', node: 2, body: readIn(2, 0, 4096), error: 0, payload: 10 },
+  // A write_in for fh 2, offset 0, size 4; the payload.
+  {
+    opcode: 16,
+    what: 'WRITE',
+    node: 2,
+    body: Buffer.concat([u64(2), u64(0), u64(4), Buffer.alloc(16), Buffer.from('abcd')]),
+    error: EROFS,
+  },
   { opcode: 17, what: 'STATFS', node: 1, body: Buffer.alloc(0), error: 0, payload: 80 },
   { opcode: 18, what: 'RELEASE', node: 2, body: Buffer.alloc(24), error: 0, payload: 0 },
-  { opcode: 20, what: 'FSYNC', node: 2, body: Buffer.alloc(16), error: 0, payload: 0 },
+  // fh, fsync_flags, padding
+  { opcode: 20, what: 'FSYNC', node: 2, body: Buffer.concat([u64(2), u64(1)]), error: 0, payload: 0 },
   // size, padding, name
   {
     opcode: 22,
@@ -62,6 +85,7 @@ const REQUESTS: readonly Whole[] = [
   { opcode: 29, what: 'RELEASEDIR', node: 1, body: Buffer.alloc(24), error: 0, payload: 0 },
   { opcode: 30, what: 'FSYNCDIR', node: 1, body: Buffer.alloc(16), error: 0, payload: 0 },
   { opcode: 34, what: 'ACCESS', node: 2, body: Buffer.concat([u32(4), u32(0)]), error: 0, payload: 0 },
+  { opcode: 35, what: 'CREATE', node: 1, body: Buffer.alloc(18), needs: 17, error: EROFS },
   { opcode: 36, what: 'INTERRUPT', node: 0, body: u64(77), error: ENOSYS },
   { opcode: 38, what: 'DESTROY', node: 0, body: Buffer.alloc(0), error: 0, payload: 0 },
   {
@@ -70,6 +94,14 @@ const REQUESTS: readonly Whole[] = [
     node: 0,
     body: Buffer.concat([u32(1), u32(0), u64(2), u64(1)]),
     error: 'none',
+  },
+  // fh, offset, length, mode, padding
+  {
+    opcode: 43,
+    what: 'FALLOCATE',
+    node: 2,
+    body: Buffer.concat([u64(2), u64(0), u64(4), u64(3)]),
+    error: EROFS,
   },
   { opcode: 44, what: 'READDIRPLUS', node: 1, body: readIn(0, 0, 4096), error: 0, payload: 3 * 128 + 96 },
   {

@@ -271,7 +271,7 @@ describe('beyond 4 GiB', () => {
   });
 
   it('reads with the root as the file', () => {
-    const alone = new Responder(trees.fileSystem([{ name: 'x', content: CONTENT, at }], 'file'));
+    const alone = new Responder(trees.fileSystem([{ name: 'x', content: CONTENT, at }], { shape: 'file' }));
     expect(ask(alone, request(READ, ROOT, readIn(ROOT, at, 9)))).toEqual(got(CONTENT.subarray(0, 9)));
     expect(ask(alone, request(GETATTR, ROOT, Buffer.alloc(16)))?.payload.readUInt32LE(76)).toBe(0o100444);
     expect(ask(alone, request(OPENDIR, ROOT, Buffer.alloc(8)))).toEqual(failed(ENOTDIR));

@@ -49,7 +49,9 @@ describe.skipIf(!haveSyscalls())('session (needs koffi: a socket pair stands for
   let mount: Mount;
   const worker = (index: number): PretendedWorker => state.workers[index] as PretendedWorker;
 
-  beforeEach(async () => {
+  beforeEach(() => begin(false));
+
+  async function begin(writable: boolean): Promise<void> {
     const pair = socketPair();
     if (typeof pair === 'number') throw new Error(`socketpair: errno ${-pair}`);
     [kernel, state.device] = pair;
@@ -60,11 +62,12 @@ describe.skipIf(!haveSyscalls())('session (needs koffi: a socket pair stands for
     const request = {
       mountpoint: '/nowhere/at/all',
       threads: 1,
+      tree: { shape: 'directory', files: [{ name: 'a.raw', writable }], sync: false },
       trace: false,
       log: { debug: silent, warn: silent, error: (text: string) => errors.push(text) },
     } as unknown as MountRequest;
     mount = await kernelTransport.mount(request);
-  });
+  }
 
   afterEach(() => closeSync(kernel));
 
@@ -86,11 +89,62 @@ describe.skipIf(!haveSyscalls())('session (needs koffi: a socket pair stands for
     expect(state.unmounts).toEqual([]);
   });
 
+  it('ends a writable mount for a worker that died in a request: it may have held locks', async () => {
+    closeSync(kernel);
+    closeSync(state.device);
+    await begin(true);
+    new WorkerStatus(worker(0).input!.status, 0).begin(16, 1, 0);
+    worker(0).emit('error', new Error('out of memory'));
+    worker(0).emit('exit', 1);
+    expect(state.workers).toHaveLength(1);
+    expect(state.unmounts).toEqual(['force']);
+    expect(await mount.ended).toMatchObject({ how: 'failed', abandoned: true });
+  });
+
+  it('replaces a worker of a writable mount that died between two requests', async () => {
+    closeSync(kernel);
+    closeSync(state.device);
+    await begin(true);
+    worker(0).emit('exit', 1);
+    expect(state.workers).toHaveLength(2);
+    expect(state.unmounts).toEqual([]);
+  });
+
   it('ends the mount when workers die again and again', async () => {
     for (let death = 0; death <= 16; death += 1) worker(death).emit('exit', 1);
     expect(state.workers).toHaveLength(17);
     expect(state.unmounts).toEqual(['force']);
     expect(await mount.ended).toMatchObject({ how: 'failed' });
+  });
+
+  it('has the name of a file forgotten by a thread of its own, and ends when that has ended', async () => {
+    worker(0).emit('message', { kind: 'outgrown', node: 2 });
+    expect(state.workers).toHaveLength(2);
+    const { notice } = worker(1).input as unknown as { notice: Uint8Array };
+    const expected = Buffer.from(
+      [
+        '26000000 03000000', // len 38, FUSE_NOTIFY_INVAL_ENTRY
+        '0000000000000000', // unique
+        '0100000000000000', // parent
+        '05000000 00000000', // namelen, flags
+        '612e72617700', // "a.raw"
+      ]
+        .join('')
+        .replaceAll(' ', ''),
+      'hex',
+    );
+    expect(Buffer.from(notice)).toEqual(expected);
+    let ended = false;
+    void mount.ended.then(() => {
+      ended = true;
+    });
+    worker(0).emit('message', { kind: 'ended', how: 'unmounted' });
+    worker(0).emit('exit', 0);
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(ended).toBe(false);
+    worker(1).emit('exit', 0);
+    expect(await mount.ended).toEqual({ how: 'unmounted' });
+    expect(errors).toEqual([]);
   });
 
   it('ends with its last worker, and does not replace one that ended as it should', async () => {

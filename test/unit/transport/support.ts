@@ -1,12 +1,23 @@
 /** File systems over raw temporary files, and FUSE messages as bytes. */
 
-import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  ftruncateSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'vitest';
 import { rawDriver } from '../../../src/formats/raw/driver.ts';
+import { Counters } from '../../../src/fuse/counters.ts';
 import { FileSystem } from '../../../src/fuse/filesystem.ts';
 import { type FileSeed, type TreeSeed, timeOf } from '../../../src/fuse/tree.ts';
+import { IoGate } from '../../../src/shared/io-gate.ts';
 import { PagePool } from '../../../src/shared/page-pool.ts';
 import { TableAllocator } from '../../../src/shared/paged-table.ts';
 import { type FileSource, openFile } from '../../../src/source/file.ts';
@@ -22,6 +33,12 @@ export interface RawFile {
   readonly size?: number;
   readonly times?: FileSeed['times'];
   readonly attributes?: FileSeed['attributes'];
+  readonly writable?: boolean;
+}
+
+export interface TreeOptions {
+  readonly shape?: TreeSeed['shape'];
+  readonly sync?: boolean;
 }
 
 /** Times of an image file, from milliseconds. */
@@ -39,12 +56,15 @@ export const MOUNTED = 1_750_000_000_000;
 export const UID = 1234;
 export const GID = 5678;
 
+/** Threads that serve the trees of the tests, at most. */
+const THREADS = 2;
+
 /** Trees in a private directory; `close` removes it. */
 export class Trees {
   readonly #directory = mkdtempSync(join(tmpdir(), 'vdisk-unit-'));
   readonly #sources: FileSource[] = [];
 
-  seed(files: readonly RawFile[], shape: TreeSeed['shape'] = 'directory'): TreeSeed {
+  seed(files: readonly RawFile[], { shape = 'directory', sync = false }: TreeOptions = {}): TreeSeed {
     const seeds = files.map((file) => this.#file(file));
     return {
       shape,
@@ -52,6 +72,10 @@ export class Trees {
       pool: PagePool.seed(1 << 16),
       allocated: new Float64Array(new SharedArrayBuffer(seeds.length * 8)).fill(1000)
         .buffer as SharedArrayBuffer,
+      gate: IoGate.seed(THREADS + 2),
+      counters: Counters.seed(THREADS + 2, files.length),
+      sync,
+      times: new SharedArrayBuffer(seeds.length * 24),
       uid: UID,
       gid: GID,
       umask: 0o022,
@@ -59,24 +83,41 @@ export class Trees {
     };
   }
 
-  fileSystem(files: readonly RawFile[], shape: TreeSeed['shape'] = 'directory'): FileSystem {
-    return new FileSystem(this.seed(files, shape), (text) => {
-      throw new Error(`not expected: ${text}`);
-    });
+  fileSystem(files: readonly RawFile[], options: TreeOptions = {}): FileSystem {
+    return this.attach(this.seed(files, options));
   }
 
-  #file({ name, content, at = 0, size, times = TIMES, attributes = [] }: RawFile): FileSeed {
-    const path = join(this.#directory, `${this.#sources.length}.raw`);
+  /** The file system of a seed, in the first thread of the mount or in another one. */
+  attach(seed: TreeSeed, thread = 0): FileSystem {
+    const refuse = (text: string): never => {
+      throw new Error(`not expected: ${text}`);
+    };
+    return new FileSystem(seed, refuse, thread);
+  }
+
+  /** The image files, in the order in which they were made: what is in them now. */
+  image(index: number): Buffer {
+    return readFileSync(this.#path(index));
+  }
+
+  #path(index: number): string {
+    return join(this.#directory, `${index}.raw`);
+  }
+
+  #file(file: RawFile): FileSeed {
+    const { name, content, at = 0, size, times = TIMES, attributes = [], writable = false } = file;
+    const path = this.#path(this.#sources.length);
     writeFileSync(path, '');
     const fd = openSync(path, 'r+');
     writeSync(fd, content, 0, content.length, at);
     ftruncateSync(fd, size ?? at + content.length);
     closeSync(fd);
-    const source = openFile(path);
+    const source = openFile(path, writable ? 'write' : 'read');
     this.#sources.push(source);
     const context = { tables: new TableAllocator(), report: () => {}, options: new Map<string, string>() };
-    const image = rawDriver.open(source, context).share();
-    return { name, image, source: source.share(), times, blockSize: 4096, attributes };
+    const opened = rawDriver.open(source, context);
+    const image = writable ? { ...opened.share(), edit: opened.prepareEdit(context) } : opened.share();
+    return { name, image, writable, source: source.share(), times, blockSize: 4096, attributes };
   }
 
   close(): void {

@@ -1,0 +1,364 @@
+/**
+ * Writing QED. There is no journal and no checksum; safety is the order of writes:
+ *
+ *   allocation   1. the place of a new cluster, or of a new L2 table, is zeros (the file grows, or the place is
+ *                   punched); the entry is published in memory; payload goes there
+ *   commit       2. flush: payload, sizes and zeros are stable
+ *                3. the changed entries of L2 tables and of the L1 table, in any order
+ *                4. flush
+ *
+ * An L2 table that no L1 entry on disk names yet is stable as zeros when 3 begins, so it is an empty table wherever
+ * between its own entries and the L1 entry the power goes. NEED_CHECK is never set: a crash leaks clusters, and no
+ * reader has to look for more.
+ *
+ * Discarded clusters become zero clusters; their places are punched, and given out again after the commit. L2 tables
+ * stay. The file grows in batches; at the end of a mount, what lies behind its last used cluster is cut off.
+ */
+
+import { EAGAIN, EFBIG, EINVAL, EIO, ENOSPC, type Status } from '../../base/errno.ts';
+import { type ByteCount, type GuestOffset, type HostOffset, MIB } from '../../base/units.ts';
+import type { EditContext } from '../../image/driver.ts';
+import { Extent } from '../../image/extent.ts';
+import { NONE } from '../../image/free-space.ts';
+import { TableEditor } from '../../image/table-editor.ts';
+import { EIGHTH_WORDS, type PagedTable } from '../../shared/paged-table.ts';
+import type { BlockSource } from '../../source/block-source.ts';
+import type { Geometry } from './geometry.ts';
+import { NEXT, type QedEdit, ZEROED_END } from './prepare.ts';
+import { ENTRY_BYTES, NEED_CHECK, qedHeader } from './structs.ts';
+import { ABSENT, LAST_CLUSTER, LOOK, putEntry, ZEROED } from './tables.ts';
+import type { QedTranslator } from './translator.ts';
+
+/** The file grows by this much or a cluster; what a crash leaves of it is a hole behind the last cluster. */
+const GROWTH = 8 * MIB;
+/** Clusters that one call allocates at most. */
+const MAX_CLUSTERS = 1024;
+/** Bytes of the header that are rewritten as a whole. */
+const HEADER_SECTOR = 512;
+
+export class QedEditor extends TableEditor {
+  readonly unit: ByteCount;
+  readonly #geometry: Geometry;
+  readonly #bounds: Uint32Array<SharedArrayBuffer>;
+  readonly #translator: QedTranslator;
+  readonly #l1: PagedTable;
+  readonly #clusters: PagedTable;
+  /** Clusters that the file can have. */
+  readonly #maxClusters: number;
+  /** Clusters taken from the free ones, for one call. */
+  readonly #freed = new Uint32Array(MAX_CLUSTERS);
+  readonly #extent = new Extent();
+  #gathered: Status = 0;
+
+  constructor(
+    geometry: Geometry,
+    edit: QedEdit,
+    source: BlockSource,
+    context: EditContext,
+    translator: QedTranslator,
+  ) {
+    super(edit, source, context);
+    this.unit = geometry.clusterSize;
+    this.#geometry = geometry;
+    this.#bounds = new Uint32Array(edit.bounds);
+    this.#translator = translator;
+    this.#l1 = translator.l1;
+    this.#clusters = translator.clusters;
+    this.#maxClusters = Math.min(
+      LAST_CLUSTER + 1,
+      Math.floor(Number.MAX_SAFE_INTEGER / geometry.clusterSize),
+    );
+  }
+
+  protected first(): Status {
+    const status = this.#clearMarks();
+    if (status < 0) return status;
+    // A last cluster that is cut short behind what the disk uses of it becomes whole: other readers want it so. A
+    // block device keeps its size.
+    const end = this.#bounds[NEXT]! * this.#geometry.clusterSize;
+    if (end <= this.source.size) return 0;
+    const extended = this.source.setSize(end);
+    return extended === -EINVAL ? 0 : extended;
+  }
+
+  /**
+   * The header loses the autoclear bits, all of which are unknown, and NEED_CHECK: `prepareEdit` has looked through
+   * all tables of an image that has it, and what it saw is stable by now (table-editor.ts).
+   */
+  #clearMarks(): Status {
+    const sector = new Uint8Array(HEADER_SECTOR);
+    const moved = this.source.readAt(sector, 0, HEADER_SECTOR, 0 as HostOffset);
+    if (moved !== HEADER_SECTOR) return moved < 0 ? moved : -EIO;
+    const header = qedHeader.decode(sector);
+    if ((header.features & NEED_CHECK) === 0n && header.autoclearFeatures === 0n) return 0;
+    header.features &= ~NEED_CHECK;
+    header.autoclearFeatures = 0n;
+    qedHeader.encode(header, sector);
+    const status = this.source.writeAt(sector, 0, HEADER_SECTOR, 0 as HostOffset, 'header.write');
+    return status < 0 ? status : this.commit.stable(this.source);
+  }
+
+  protected allocateLocked(at: GuestOffset, length: ByteCount): Status {
+    const { clusterSize } = this.#geometry;
+    const first = Math.floor(at / clusterSize);
+    const wanted = Math.min(Math.ceil((at + length) / clusterSize), first + MAX_CLUSTERS);
+    // Tables first, so that the data behind them lies in one piece.
+    const end = this.#addTables(first, wanted);
+    if (end < 0) return end;
+    for (let cluster = first; cluster < end; ) {
+      const done = this.#allocateSome(cluster, end);
+      if (done < 0) return cluster === first ? done : 0;
+      cluster += done;
+    }
+    return 0;
+  }
+
+  /** L2 tables for clusters `first` to `end - 1`. Returns up to where there are some, or -errno. */
+  #addTables(first: number, end: number): number {
+    const { clusterSize, tableBytes, tableEntries } = this.#geometry;
+    const bounds = this.#bounds;
+    const count = tableBytes / clusterSize;
+    for (let index = Math.floor(first / tableEntries); index * tableEntries < end; index += 1) {
+      const table = this.#l1.get(index);
+      let status: Status = Math.min(table, 0);
+      if (table === LOOK) status = -EIO;
+      if (table === ABSENT) {
+        status = this.#reserve(count);
+        if (status === 0) status = this.#l1.set(index, bounds[NEXT]!);
+        if (status === 0) bounds[NEXT]! += count;
+      }
+      if (status < 0) return index * tableEntries <= first ? status : index * tableEntries;
+    }
+    return end;
+  }
+
+  /** Allocates a run of clusters from `cluster` on, which has a table. Returns how many are done, or -errno. */
+  #allocateSome(cluster: number, end: number): number {
+    const first = this.#clusters.get(cluster);
+    if (first < 0) return first;
+    if (first === LOOK) return -EIO;
+    // Another thread was first.
+    if (first !== ABSENT && first !== ZEROED) return 1;
+    let wanted = 1;
+    while (cluster + wanted < end) {
+      const word = this.#clusters.get(cluster + wanted);
+      if (word !== ABSENT && word !== ZEROED) break;
+      wanted += 1;
+    }
+    const freed = this.#takeFreed(wanted);
+    return freed === 0 ? this.#allocateNew(cluster, wanted) : this.#allocateFreed(cluster, freed);
+  }
+
+  /** Free clusters into `#freed`, at most `wanted` of them, ascending. Returns how many. */
+  #takeFreed(wanted: number): number {
+    let count = 0;
+    while (count < wanted) {
+      const place = this.free.take();
+      if (place === NONE) break;
+      this.#freed[count] = place;
+      count += 1;
+    }
+    if (count > 1) this.#freed.subarray(0, count).sort();
+    return count;
+  }
+
+  #allocateFreed(cluster: number, count: number): number {
+    const freed = this.#freed;
+    let done = 0;
+    let status: Status = 0;
+    while (done < count && status === 0) {
+      let run = 1;
+      while (done + run < count && freed[done + run] === freed[done]! + run) run += 1;
+      status = this.#makeZeros(freed[done]!, freed[done]! + run);
+      for (const end = done + run; done < end && status === 0; ) {
+        status = this.#clusters.set(cluster + done, freed[done]!);
+        if (status === 0) done += 1;
+      }
+    }
+    for (let n = done; n < count; n += 1) this.free.release(freed[n]!);
+    return done > 0 ? done : status;
+  }
+
+  /** The same in clusters that were never given out, all in one piece. */
+  #allocateNew(cluster: number, wanted: number): number {
+    const bounds = this.#bounds;
+    // What cannot be had at once, but may be in part, is taken one by one.
+    let count = wanted;
+    let status = this.#reserve(count);
+    if (status < 0 && count > 1) {
+      count = 1;
+      status = this.#reserve(count);
+    }
+    // What was discarded comes back with the commit.
+    if ((status === -ENOSPC || status === -EFBIG) && this.free.count > 0) return -EAGAIN;
+    if (status < 0) return status;
+    for (let done = 0; done < count; done += 1) {
+      status = this.#clusters.set(cluster + done, bounds[NEXT]!);
+      if (status < 0) return done > 0 ? done : status;
+      bounds[NEXT]! += 1;
+    }
+    return count;
+  }
+
+  /** Makes the `count` clusters from NEXT on part of the file, reading as zeros. 0 or -errno. */
+  #reserve(count: number): Status {
+    const bounds = this.#bounds;
+    const end = bounds[NEXT]! + count;
+    if (end <= bounds[ZEROED_END]!) return 0;
+    if (end > this.#maxClusters) return -ENOSPC;
+    const batch = bounds[NEXT]! + Math.floor(GROWTH / this.#geometry.clusterSize);
+    let status = -ENOSPC;
+    if (batch > end && batch <= this.#maxClusters) status = this.#makeZeros(bounds[ZEROED_END]!, batch);
+    if (status === 0) {
+      bounds[ZEROED_END] = batch;
+      return 0;
+    }
+    status = this.#makeZeros(bounds[ZEROED_END]!, end);
+    if (status === 0) bounds[ZEROED_END] = end;
+    // A block device has the size that it has.
+    return status === -EINVAL ? -ENOSPC : status;
+  }
+
+  /** Clusters `first` to `end - 1` are in the file and read as zeros. */
+  #makeZeros(first: number, end: number): Status {
+    const from = first * this.#geometry.clusterSize;
+    const to = end * this.#geometry.clusterSize;
+    if (from < this.source.size) {
+      const status = this.source.zero(from as HostOffset, to - from, 'punch', 'payload.zero');
+      if (status < 0) return status;
+    }
+    return to > this.source.size ? this.source.setSize(to) : 0;
+  }
+
+  protected discardLocked(at: GuestOffset, length: ByteCount): Status {
+    const { clusterSize, tableEntries } = this.#geometry;
+    const end = Math.ceil((at + length) / clusterSize);
+    let status: Status = 0;
+    // Places that lie one behind the other are punched together.
+    let runFirst = 0;
+    let run = 0;
+    for (let cluster = Math.floor(at / clusterSize); cluster < end && status === 0; ) {
+      const index = Math.floor(cluster / tableEntries);
+      if (this.#l1.get(index) === ABSENT) {
+        cluster = (index + 1) * tableEntries;
+        continue;
+      }
+      const word = this.#clusters.get(cluster);
+      if (word < 0) status = word;
+      else if (word === LOOK) status = this.#zeroFar(cluster);
+      else if (word !== ABSENT && word !== ZEROED) {
+        status = this.#clusters.set(cluster, ZEROED);
+        if (status === 0) {
+          this.free.release(word);
+          if (run > 0 && word !== runFirst + run) {
+            status = this.#punch(runFirst, run);
+            run = 0;
+          }
+          if (run === 0) runFirst = word;
+          run += 1;
+        }
+      }
+      cluster += 1;
+    }
+    const punched = this.#punch(runFirst, run);
+    return status < 0 ? status : punched;
+  }
+
+  #punch(first: number, count: number): Status {
+    if (count === 0) return 0;
+    const { clusterSize } = this.#geometry;
+    const at = (first * clusterSize) as HostOffset;
+    return this.source.zero(at, count * clusterSize, 'punch', 'payload.zero');
+  }
+
+  /** A cluster whose word is LOOK, in an image that was not looked through: it stays where it is, or is damaged. */
+  #zeroFar(cluster: number): Status {
+    const { clusterSize, virtualSize } = this.#geometry;
+    const at = cluster * clusterSize;
+    const length = Math.min(clusterSize, virtualSize - at);
+    const status = this.#translator.locate(at as GuestOffset, length, this.#extent);
+    if (status < 0 || !this.#extent.isData) return status;
+    const { host } = this.#extent;
+    return this.source.zero(host, Math.min(length, this.#extent.length), 'punch', 'payload.zero');
+  }
+
+  gather(): boolean {
+    // Freed clusters wait for a commit too: also those that an allocation gave back without a change of tables.
+    if (this.#l1.dirtyPages + this.#clusters.dirtyPages + this.free.count === 0) return false;
+    const { l1Offset, l1Entries, clusters, tableEntries, clusterSize } = this.#geometry;
+    this.#gathered = 0;
+    this.buffer.clear();
+    this.#clusters.gather((page, eighths, words, start) => {
+      for (let eighth = 0; eighth < 8; eighth += 1) {
+        if ((eighths & (1 << eighth)) === 0) continue;
+        // It lies in one L2 table: those have a power of two of entries, 512 at least.
+        const first = (page * 8 + eighth) * EIGHTH_WORDS;
+        const index = Math.floor(first / tableEntries);
+        // Seldom read from disk here, where the L1 page was evicted.
+        const table = this.#l1.get(index);
+        if (table < 0 || table === ABSENT || table === LOOK) {
+          this.#gathered = table < 0 ? table : -EIO;
+          continue;
+        }
+        const at = table * clusterSize + (first - index * tableEntries) * ENTRY_BYTES;
+        this.#addEntries(at, words, start + eighth * EIGHTH_WORDS, Math.min(EIGHTH_WORDS, clusters - first));
+      }
+    });
+    this.#l1.gather((page, eighths, words, start) => {
+      for (let eighth = 0; eighth < 8; eighth += 1) {
+        if ((eighths & (1 << eighth)) === 0) continue;
+        const first = (page * 8 + eighth) * EIGHTH_WORDS;
+        const count = Math.min(EIGHTH_WORDS, l1Entries - first);
+        this.#addEntries(l1Offset + first * ENTRY_BYTES, words, start + eighth * EIGHTH_WORDS, count);
+      }
+    });
+    this.free.gather();
+    return true;
+  }
+
+  /** The entries of `count` words for host offset `at`. Those that say LOOK stay on disk as they are. */
+  #addEntries(at: number, words: Uint32Array, start: number, count: number): void {
+    const { clusterSize } = this.#geometry;
+    for (let from = 0; from < count; ) {
+      let end = from;
+      while (end < count && words[start + end] !== LOOK) end += 1;
+      if (end > from) {
+        let to = this.buffer.add(at + from * ENTRY_BYTES, (end - from) * ENTRY_BYTES);
+        const { bytes } = this.buffer;
+        for (let n = from; n < end; n += 1) to = putEntry(bytes, to, words[start + n]!, clusterSize);
+      }
+      from = end + 1;
+    }
+  }
+
+  write(metadata: boolean): Status {
+    if (metadata && this.#gathered < 0) return this.#gathered;
+    let status = this.commit.stable(this.source);
+    if (status < 0 || !metadata || this.buffer.pieces === 0) return status;
+    status = this.buffer.writeTo(this.source, 'table.write');
+    return status < 0 ? status : this.commit.stable(this.source);
+  }
+
+  settle(status: Status): void {
+    this.#clusters.settle(status === 0);
+    this.#l1.settle(status === 0);
+    this.free.settle(status === 0);
+  }
+
+  /** The file ends with its last used cluster. */
+  protected finish(): Status {
+    const bounds = this.#bounds;
+    const unused = new Set(this.free.all());
+    let end = bounds[NEXT]!;
+    while (unused.has(end - 1)) end -= 1;
+    const size = end * this.#geometry.clusterSize;
+    if (size >= this.source.size) return 0;
+    const status = this.source.setSize(size);
+    // A block device keeps its size.
+    if (status === -EINVAL) return 0;
+    if (status < 0) return status;
+    // Should anybody go on: between the end and NEXT are only clusters that wait in `free`.
+    bounds[ZEROED_END] = bounds[NEXT]!;
+    return this.commit.stable(this.source);
+  }
+}

@@ -1,0 +1,325 @@
+/**
+ * Writing VDI. There is no journal and no checksum; safety is the order of writes:
+ *
+ *   allocation   1. the new block's place is zeros (the file grows, or the place is punched); the entry is
+ *                   published in memory; payload goes there
+ *   commit       2. the counter of allocated blocks in the header, never behind the map
+ *                3. flush: payload, size and counter are stable
+ *                4. the changed sectors of the map
+ *                5. flush
+ *
+ * A crash before 4 leaves a block that nobody names: the counter is too large, which every reader bears.
+ *
+ * Discarded blocks become zero entries; their places are punched, and given out again after the commit. VDI
+ * knows no free blocks inside the file: used numbers are 0 to counter - 1, and another writer allocates at the
+ * counter. So at the end of a mount, places that nobody uses are cut off at the end of the file, and those in
+ * between are given to blocks of the disk that read as zeros (`finish`): no data is moved for it.
+ */
+
+import { EAGAIN, ENOSPC, type Status } from '../../base/errno.ts';
+import { corrupt, ImageError, unsupported } from '../../base/errors.ts';
+import { randomGuid } from '../../base/guid.ts';
+import { type ByteCount, type GuestOffset, type HostOffset, hex } from '../../base/units.ts';
+import { MAX_SCANNED_WORDS } from '../../image/count.ts';
+import type { EditContext } from '../../image/driver.ts';
+import { NONE } from '../../image/free-space.ts';
+import { TableEditor, type TableEditSeed, tableEditSeed } from '../../image/table-editor.ts';
+import { EIGHTH_WORDS, type PagedTable } from '../../shared/paged-table.ts';
+import type { BlockSource } from '../../source/block-source.ts';
+import type { VdiHeader } from './header.ts';
+import { heldBlocks, scanMap, unusedRuns } from './map-scan.ts';
+import { counterPlace, ENTRY_ZERO, FLAG_ZERO_EXPAND, modifyUuidPlace, TYPE_FIXED } from './structs.ts';
+import { blockHost, type VdiState } from './translator.ts';
+
+/** Plain data: shared by the editors of all threads. */
+export interface VdiEdit extends TableEditSeed {
+  /**
+   * Words: the next physical block never given out, the counter in the header on disk, and whether an entry of
+   * the map came to name a block since the last commit began. The second belongs to the holder of the commit lock,
+   * the others to that of the allocation lock.
+   */
+  readonly bounds: SharedArrayBuffer;
+  /** Whether a discard unmaps blocks; else it punches them in place, and they stay. */
+  readonly unmaps: boolean;
+  /** Host offsets of two fields of the header. */
+  readonly counterAt: number;
+  readonly modifyUuidAt: number;
+}
+
+const NEXT = 0;
+const WRITTEN = 1;
+const LINKED = 2;
+
+/**
+ * Looks through the map for what must not be written to: entries that name no block of the file, or the same
+ * one twice. Finds the blocks below the counter that nobody uses. Maps of more than MAX_SCANNED_WORDS entries
+ * are not looked through: there blocks are never unmapped, and the file grows behind all that it holds. Throws
+ * ImageError.
+ */
+export function prepareEdit(header: VdiHeader, source: BlockSource): VdiEdit {
+  if ((header.flags & ~FLAG_ZERO_EXPAND) !== 0) {
+    throw unwritable(unsupported(`VDI header: flags are ${hex(header.flags)}, only bit 0 is known`));
+  }
+  // A sector is written as a whole or not at all; half an entry would name any block.
+  if (header.mapOffset % 4 !== 0) {
+    const at = `VDI block map at ${hex(header.mapOffset)}`;
+    throw unwritable(unsupported(`${at}: its entries lie across sectors, so that a crash could tear one`));
+  }
+  const { blocks, blocksAllocated } = header;
+  const scanned = blocks <= MAX_SCANNED_WORDS;
+  let next: number;
+  let free: Iterable<number> = [];
+  if (scanned) {
+    const scan = scanMap(header, source, (text) => {
+      throw unwritable(corrupt(text));
+    });
+    // A counter above what the file holds has nothing to say: those blocks are not there.
+    next = Math.max(scan.end, Math.min(blocksAllocated, scan.held, blocks));
+    free = numbersOf(unusedRuns(scan, next));
+  } else {
+    next = Math.min(blocks, Math.max(heldBlocks(header, source.size), blocksAllocated));
+  }
+  const bounds = new SharedArrayBuffer(12);
+  new Uint32Array(bounds).set([next, blocksAllocated, 0]);
+  return {
+    ...tableEditSeed(free),
+    bounds,
+    unmaps: scanned && header.type !== TYPE_FIXED,
+    counterAt: counterPlace(header.version),
+    modifyUuidAt: modifyUuidPlace(header.version),
+  };
+}
+
+function* numbersOf(runs: Iterable<readonly [number, number]>): Generator<number> {
+  for (const [first, count] of runs) {
+    for (let number = first; number < first + count; number += 1) yield number;
+  }
+}
+
+function unwritable({ kind, message }: ImageError): ImageError {
+  return new ImageError(kind, message, { hint: 'It can be read: mount it with -o ro.' });
+}
+
+export class VdiEditor extends TableEditor {
+  readonly unit: ByteCount;
+  readonly #state: VdiState;
+  readonly #edit: VdiEdit;
+  readonly #bounds: Uint32Array<SharedArrayBuffer>;
+  readonly #map: PagedTable;
+  readonly #counter = new Uint8Array(4);
+  /** Of the commit that this thread gathered. */
+  #counterValue = 0;
+  #linked = false;
+
+  constructor(state: VdiState, edit: VdiEdit, source: BlockSource, context: EditContext, map: PagedTable) {
+    super(edit, source, context);
+    this.unit = edit.unmaps ? state.blockSize : 0;
+    this.#state = state;
+    this.#edit = edit;
+    this.#bounds = new Uint32Array(edit.bounds);
+    this.#map = map;
+  }
+
+  protected first(): Status {
+    const at = this.#edit.modifyUuidAt as HostOffset;
+    return this.source.writeAt(randomGuid(), 0, 16, at, 'header.write');
+  }
+
+  protected allocateLocked(at: GuestOffset, length: ByteCount): Status {
+    const { blockSize } = this.#state;
+    const first = Math.floor(at / blockSize);
+    const end = Math.ceil((at + length) / blockSize);
+    for (let block = first; block < end; block += 1) {
+      const status = this.#allocateBlock(block);
+      if (status < 0) return block === first ? status : 0;
+    }
+    return 0;
+  }
+
+  #allocateBlock(block: number): Status {
+    const entry = this.#map.get(block);
+    if (entry < 0) return entry;
+    // Another thread was first.
+    if (entry < ENTRY_ZERO) return 0;
+    const physical = this.#take();
+    if (physical < 0) return physical;
+    const status = this.#link(block, physical);
+    if (status < 0) this.free.giveBack(physical);
+    return status;
+  }
+
+  #link(block: number, physical: number): Status {
+    const status = this.#map.set(block, physical);
+    if (status === 0) this.#bounds[LINKED] = 1;
+    return status;
+  }
+
+  /** A physical block that nobody uses, reading as zeros; or -errno. */
+  #take(): number {
+    const { blocks } = this.#state;
+    const freed = this.free.take();
+    const physical = freed === NONE ? this.#bounds[NEXT]! : freed;
+    // What was freed but not yet committed comes back; more blocks than the disk has there are not.
+    if (physical >= blocks) return this.free.count > 0 ? -EAGAIN : -ENOSPC;
+    const status = this.#makeZeros(physical);
+    if (status < 0) {
+      if (freed !== NONE) this.free.giveBack(physical);
+      return status;
+    }
+    if (freed === NONE) this.#bounds[NEXT] = physical + 1;
+    return physical;
+  }
+
+  /** The place of a physical block, its extra bytes included, is in the file and reads as zeros. */
+  #makeZeros(physical: number): Status {
+    const { blockSize, blockExtra } = this.#state;
+    const start = blockHost(this.#state, physical) - blockExtra;
+    const length = blockSize + blockExtra;
+    if (start + length > Number.MAX_SAFE_INTEGER) return -ENOSPC;
+    if (start < this.source.size) {
+      const status = this.source.zero(start as HostOffset, length, 'punch', 'payload.zero');
+      if (status < 0) return status;
+    }
+    return start + length > this.source.size ? this.source.setSize(start + length) : 0;
+  }
+
+  protected discardLocked(at: GuestOffset, length: ByteCount): Status {
+    const { blockSize, blocks } = this.#state;
+    const end = Math.ceil((at + length) / blockSize);
+    // Neighbours in the file are punched in one go.
+    let from = 0;
+    let upTo = 0;
+    let status: Status = 0;
+    for (let block = Math.floor(at / blockSize); block < end && status === 0; block += 1) {
+      const entry = this.#map.get(block);
+      if (entry >= blocks) continue;
+      status = entry < 0 ? entry : this.#unmap(block, entry);
+      if (status < 0) break;
+      const host = blockHost(this.#state, entry);
+      if (host !== upTo) {
+        status = this.#punch(from, upTo);
+        from = host;
+      }
+      upTo = host + blockSize;
+    }
+    const punched = this.#punch(from, upTo);
+    return status < 0 ? status : punched;
+  }
+
+  /** Where no more freed places can be remembered the block keeps its own: it is zeros all the same. */
+  #unmap(block: number, physical: number): Status {
+    if (this.free.isFull) return 0;
+    const status = this.#map.set(block, ENTRY_ZERO);
+    if (status === 0) this.free.release(physical);
+    return status;
+  }
+
+  #punch(from: number, upTo: number): Status {
+    if (from === upTo) return 0;
+    return this.source.zero(from as HostOffset, upTo - from, 'punch', 'payload.zero');
+  }
+
+  gather(): boolean {
+    const bounds = this.#bounds;
+    if (this.#map.dirtyPages === 0 && bounds[NEXT]! <= bounds[WRITTEN]!) return false;
+    const { mapOffset, map } = this.#state;
+    this.buffer.clear();
+    this.#map.gather((page, eighths, words, start) => {
+      for (let eighth = 0; eighth < 8; eighth += 1) {
+        if ((eighths & (1 << eighth)) === 0) continue;
+        const first = page * 8 * EIGHTH_WORDS + eighth * EIGHTH_WORDS;
+        const count = Math.min(EIGHTH_WORDS, map.words - first);
+        let to = this.buffer.add(mapOffset + first * 4, count * 4);
+        const { bytes } = this.buffer;
+        for (
+          let n = start + eighth * EIGHTH_WORDS;
+          count > 0 && n < start + eighth * EIGHTH_WORDS + count;
+          n += 1
+        ) {
+          to = putWord(bytes, to, words[n]!);
+        }
+      }
+    });
+    this.free.gather();
+    this.#counterValue = bounds[NEXT]!;
+    this.#linked = bounds[LINKED] === 1;
+    bounds[LINKED] = 0;
+    return true;
+  }
+
+  write(metadata: boolean): Status {
+    if (!metadata) return this.commit.stable(this.source);
+    // Never behind the map: before it, and no smaller than what is there.
+    let status = this.#counterValue > this.#bounds[WRITTEN]! ? this.#writeCounter(this.#counterValue) : 0;
+    if (status < 0) return status;
+    // Where no entry came to name a block there is nothing that must be there before the entries.
+    if (this.#linked) status = this.commit.stable(this.source);
+    if (status < 0) return status;
+    status = this.buffer.writeTo(this.source, 'table.write');
+    return status < 0 ? status : this.commit.stable(this.source);
+  }
+
+  settle(status: Status): void {
+    if (status < 0 && this.#linked) this.#bounds[LINKED] = 1;
+    this.#map.settle(status === 0);
+    this.free.settle(status === 0);
+  }
+
+  #writeCounter(value: number): Status {
+    putWord(this.#counter, 0, value);
+    const at = this.#edit.counterAt as HostOffset;
+    const status = this.source.writeAt(this.#counter, 0, 4, at, 'header.write');
+    if (status === 0) this.#bounds[WRITTEN] = value;
+    return status;
+  }
+
+  /**
+   * Used numbers become 0 to counter - 1 again, and the file ends with the last of them. In this order: the map names
+   * what was free inside, the counter falls to what the map names, the file ends there. Each is stable before the
+   * next begins, so it may end anywhere; and it may be called again.
+   */
+  protected finish(): Status {
+    const bounds = this.#bounds;
+    const holes = new Set(this.free.all());
+    this.free.clear();
+    while (bounds[NEXT]! > 0 && holes.delete(bounds[NEXT]! - 1)) bounds[NEXT]! -= 1;
+    let status = this.#fillHoles([...holes].sort((a, b) => a - b));
+    if (status < 0) return status;
+    if (bounds[NEXT]! < bounds[WRITTEN]!) {
+      status = this.#writeCounter(bounds[NEXT]!);
+      if (status === 0) status = this.commit.stable(this.source);
+    }
+    const end = blockHost(this.#state, bounds[NEXT]!) - this.#state.blockExtra;
+    if (status < 0 || end >= this.source.size) return status;
+    status = this.source.setSize(end);
+    return status < 0 ? status : this.commit.stable(this.source);
+  }
+
+  /** Gives unused places to blocks of the disk that read as zeros. There are enough of them. */
+  #fillHoles(holes: readonly number[]): Status {
+    const { words } = this.#map;
+    let block = 0;
+    for (const physical of holes) {
+      while (block < words && this.#map.get(block) < ENTRY_ZERO) block += 1;
+      if (block === words) break;
+      let status = this.#makeZeros(physical);
+      this.commit.dirtied();
+      if (status === 0) status = this.#link(block, physical);
+      if (status === -EAGAIN) {
+        status = this.flush();
+        if (status === 0) status = this.#link(block, physical);
+      }
+      if (status < 0) return status;
+    }
+    return this.flush();
+  }
+}
+
+/** A little-endian u32; returns where the next one goes. */
+function putWord(bytes: Uint8Array, at: number, value: number): number {
+  bytes[at] = value;
+  bytes[at + 1] = value >>> 8;
+  bytes[at + 2] = value >>> 16;
+  bytes[at + 3] = value >>> 24;
+  return at + 4;
+}

@@ -1,0 +1,198 @@
+/** Looking a VHD through for damage. Reads only. */
+
+import { type ByteCount, type HostOffset, hex, KIB } from '../../base/units.ts';
+import { CheckCollector, type CheckReport } from '../../image/check.ts';
+import { scanTable } from '../../image/count.ts';
+import type { OpenContext } from '../../image/driver.ts';
+import type { BlockSource } from '../../source/block-source.ts';
+import { geometrySize, isLargestGeometry, properGeometrySize } from './geometry.ts';
+import type { DynamicParts, VhdImage } from './image.ts';
+import { openVhd } from './open.ts';
+import { checkLocators } from './parent.ts';
+import { type BlockList, blockBytes, blockEnd, gaps, listBlocks } from './space.ts';
+import { SECTOR, UNALLOCATED, VHD_EPOCH } from './structs.ts';
+import { BitmapReader, FITS, IN_METADATA, type Layout, placement, tableLoader, usedBytes } from './table.ts';
+import type { DynamicState } from './translator.ts';
+
+/** Clocks differ: what is less ahead than this is not in the future. */
+const SLACK_SECONDS = 24 * 3600;
+const PIECE = 64 * KIB;
+
+/** Throws ImageError where the image cannot be opened. */
+export function checkVhd(source: BlockSource, context: OpenContext): CheckReport {
+  const findings = new CheckCollector();
+  const image = openVhd(source, { ...context, report: (notice) => findings.warning(notice) });
+  checkFooter(image, findings);
+  if (image.state.kind === 'fixed') {
+    findings.allocated(image.virtualSize);
+    const behind = image.found.copy.at - image.virtualSize;
+    if (behind > 0) {
+      findings.leak(`VHD: ${behind} bytes between the disk and its footer are not part of it`, behind);
+    }
+  } else {
+    new DynamicCheck(source, image.state, image.parts!, findings).run();
+  }
+  return findings.report();
+}
+
+function checkFooter({ found }: VhdImage, findings: CheckCollector): void {
+  const { at, footer } = found.copy;
+  const name = `VHD footer at ${hex(at)}`;
+  const known = footer.features & ~3;
+  if (known !== 0 || (footer.features & 2) === 0) {
+    findings.warning(`${name}: features are ${hex(footer.features)}, expected 0x2 or 0x3`);
+  }
+  const ahead = VHD_EPOCH + footer.timestamp - Date.now() / 1000;
+  if (ahead > SLACK_SECONDS) {
+    const when = new Date((VHD_EPOCH + footer.timestamp) * 1000).toISOString();
+    findings.warning(`${name}: its time, ${when}, is in the future`);
+  }
+  const proper = properGeometrySize(Number(footer.currentSize));
+  if (!isLargestGeometry(footer) && geometrySize(footer) > proper) {
+    findings.warning(
+      `${name}: the geometry says ${geometrySize(footer)} bytes, expected at most ${proper} for the current size`,
+    );
+  }
+  if (footer.savedState > 1 || footer.hidden > 1) {
+    findings.warning(
+      `${name}: saved state is ${footer.savedState} and hidden ${footer.hidden}, expected 0 or 1`,
+    );
+  }
+}
+
+class DynamicCheck {
+  readonly #source: BlockSource;
+  readonly #state: DynamicState;
+  readonly #layout: Layout;
+  readonly #parts: DynamicParts;
+  readonly #findings: CheckCollector;
+  readonly #bitmap: BitmapReader;
+  readonly #piece = new Uint8Array(PIECE);
+
+  constructor(source: BlockSource, state: DynamicState, parts: DynamicParts, findings: CheckCollector) {
+    this.#source = source;
+    this.#state = state;
+    this.#layout = state.layout;
+    this.#parts = parts;
+    this.#findings = findings;
+    this.#bitmap = new BitmapReader(source, state.layout);
+  }
+
+  run(): void {
+    const layout = this.#layout;
+    const { entries, batmap } = this.#parts;
+    checkLocators(this.#source, this.#parts.placed.header, (notice) => this.#findings.warning(notice));
+    const list = listBlocks(this.#source, layout, entries, (block, entry, how) => {
+      const where =
+        how === IN_METADATA
+          ? `where the image's metadata is`
+          : `expected it to end before ${hex(layout.limit[0]!)}`;
+      this.#findings.error(`${this.#entryName(block)} says sector ${hex(entry)}, ${where}`);
+    });
+    this.#checkOverlaps(list);
+    this.#checkBlocks();
+    const reserved = batmap === undefined ? [] : [batmap.mapAt, batmap.mapAt + batmap.mapBytes];
+    this.#checkGaps(list, reserved);
+  }
+
+  #entryName(block: number): string {
+    return `VHD block ${block}: its table entry at ${hex(this.#layout.tableAt + block * 4)}`;
+  }
+
+  #checkOverlaps(list: BlockList): void {
+    const { starts } = list;
+    for (let n = 1; n < starts.length; n += 1) {
+      const [before, here] = [starts[n - 1]!, starts[n]!];
+      if (here === before) {
+        this.#findings.error(`VHD: two table entries say sector ${hex(here)}`);
+      } else if (here * SECTOR < blockEnd(this.#layout, list, before)) {
+        this.#findings.error(`VHD: the blocks at sectors ${hex(before)} and ${hex(here)} overlap`);
+      }
+    }
+  }
+
+  /** Every block of the disk: its bitmap, what lies under clear bits, and the batmap. */
+  #checkBlocks(): void {
+    const layout = this.#layout;
+    const map = this.#parts.batmap?.map;
+    const load = tableLoader(this.#source, layout);
+    let from: number | undefined = 0;
+    while (from !== undefined) {
+      from = scanTable(load, layout.blockCount, from, this.#source.label, (block, entry) => {
+        const called = map !== undefined && (map[block >>> 3]! & (0x80 >> (block & 7))) !== 0;
+        if (entry === UNALLOCATED) {
+          if (called)
+            this.#findings.error(`VHD block ${block}: the batmap calls it full, it is not allocated`);
+          return;
+        }
+        if (placement(layout, block, entry) !== FITS) return;
+        this.#findings.allocated(usedBytes(layout, block));
+        this.#checkBlock(block, entry, called);
+      });
+    }
+  }
+
+  #checkBlock(block: number, entry: number, called: boolean): void {
+    const layout = this.#layout;
+    const dataAt = entry * SECTOR + layout.bitmapBytes;
+    const missing = dataAt + usedBytes(layout, block) - layout.limit[0]!;
+    if (missing > 0) {
+      this.#findings.error(
+        `VHD block ${block}: its data at ${hex(dataAt)} is cut off, ${missing} bytes are behind the end of the file`,
+      );
+    }
+    if (this.#state.bitmaps === undefined) return;
+    const status = this.#bitmap.read(entry);
+    if (status < 0) {
+      this.#findings.error(
+        `VHD block ${block}: its sector bitmap at ${hex(entry * SECTOR)} cannot be read (errno ${-status})`,
+      );
+      return;
+    }
+    if (this.#bitmap.isFull(block)) return;
+    if (called) {
+      this.#findings.error(
+        `VHD block ${block}: the batmap calls it full, its bitmap at ${hex(entry * SECTOR)} does not`,
+      );
+      return;
+    }
+    const at = this.#dataUnderClear(block, dataAt);
+    if (at !== undefined) {
+      this.#findings.warning(
+        `VHD block ${block}: the sector at ${hex(at)} is not set in the bitmap, expected zeros there, found data`,
+      );
+    }
+  }
+
+  /** Host offset of the first sector of a block that has a clear bit and a byte that is not zero. */
+  #dataUnderClear(block: number, dataAt: number): number | undefined {
+    const bytes = usedBytes(this.#layout, block);
+    const end = Math.min(dataAt + bytes, this.#source.size);
+    let at = dataAt;
+    while (at < end) {
+      // Holes of the file are zeros.
+      const data = this.#source.nextData(at as HostOffset);
+      at = Math.max(at, dataAt + Math.floor((data - dataAt) / SECTOR) * SECTOR);
+      if (at >= end) return undefined;
+      const count = Math.min(PIECE, end - at);
+      if (this.#source.readAt(this.#piece, 0, count, at as HostOffset) !== count) return undefined;
+      for (let done = 0; done < count; done += SECTOR) {
+        if (this.#bitmap.isSet((at + done - dataAt) / SECTOR)) continue;
+        const sector = this.#piece.subarray(done, Math.min(done + SECTOR, count));
+        if (sector.some((byte) => byte !== 0)) return at + done;
+      }
+      at += count;
+    }
+    return undefined;
+  }
+
+  /** Room for a block and more that nothing uses; less than that is lost between aligned blocks. */
+  #checkGaps(list: BlockList, reserved: readonly number[]): void {
+    const layout = this.#layout;
+    const bytes: ByteCount = blockBytes(layout);
+    for (const [start, end] of gaps(layout, list, reserved, layout.limit[0]!)) {
+      if (end - start < bytes) continue;
+      this.#findings.leak(`VHD: ${end - start} bytes at ${hex(start)} are not used`, end - start);
+    }
+  }
+}

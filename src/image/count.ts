@@ -5,10 +5,11 @@ import { PAGE_WORDS } from '../shared/page-pool.ts';
 import type { LoadPage } from '../shared/paged-table.ts';
 
 /**
- * Tables of more words than this (64 MiB of VDI map, 128 MiB of VHDX BAT) are not looked through before an image
- * is written: it would take longer than a user waits for a mount.
+ * Tables of more words than this are not looked through before an image is written, because it would take longer
+ * than a user waits for a mount. It is enough for every VHDX (64 TiB in blocks of 1 MiB, and the entries of sector
+ * bitmaps between them).
  */
-export const MAX_SCANNED_WORDS = 2 ** 24;
+export const MAX_SCANNED_WORDS = 2 ** 27;
 
 /** Pages per slice: 64 Ki entries. */
 const SLICE_PAGES = 64;

@@ -12,6 +12,13 @@ export type GuestEvent =
   /** Everything before it is acknowledged as stable, when the host had made `to` changes. */
   | { readonly kind: 'flush'; readonly to: number };
 
+let someZeros = new Uint8Array(0);
+
+function zeros(length: number): Uint8Array {
+  if (someZeros.length < length) someZeros = new Uint8Array(length);
+  return someZeros.subarray(0, length);
+}
+
 /** Works on a disk and keeps the trace. */
 export class Guest {
   /** The disk as the guest sees it. */
@@ -70,7 +77,10 @@ export class Guest {
   #note(from: number, at: number, length: number): void {
     const first = roundDown(at, SECTOR);
     const end = Math.min(roundUp(at + length, SECTOR), this.now.length);
-    this.events.push({ kind: 'change', from, at: first, bytes: this.now.slice(first, end) });
+    const seen = this.now.subarray(first, end);
+    // Large discards are many, and all the same.
+    const bytes = seen.every((byte) => byte === 0) ? zeros(seen.length) : seen.slice();
+    this.events.push({ kind: 'change', from, at: first, bytes });
   }
 
   flush(): boolean {

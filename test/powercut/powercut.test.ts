@@ -10,7 +10,7 @@ import { FORMATS, type QemuOracle } from '../model/formats.ts';
 import { have, privateFolder } from '../support/oracle.ts';
 import { flushesOf } from './barriers.ts';
 import { type CrashImage, cutPower } from './harness.ts';
-import { continued, recordings } from './recordings.ts';
+import { continued, longRecording, recordings } from './recordings.ts';
 import type { Recording } from './workload.ts';
 
 const RUNS = Number(process.env['POWERCUT_RUNS'] ?? 2000);
@@ -67,6 +67,16 @@ describe.each(FORMATS)('$format', (format) => {
         const recording = continued(format, image, SEED + n);
         pass(cutPower(recording, { seed: SEED + n, runs: Math.ceil(RUNS / 20), prefixes: true }).violation);
       }
+    },
+    30 * MINUTES,
+  );
+
+  test(
+    'a long mount, reordered',
+    () => {
+      const recording = longRecording(format, SEED);
+      const runs = Math.ceil(RUNS / 4);
+      pass(cutPower(recording, { seed: SEED, runs, prefixes: false }).violation);
     },
     30 * MINUTES,
   );

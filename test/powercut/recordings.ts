@@ -54,6 +54,16 @@ export function recordings(format: WritableFormat, seed: number): Recording[] {
   return writableSamples(format, seed).map((sample, n) => record(driver, sample, random(seed + n), SESSIONS));
 }
 
+/** One mount with so many commits that whatever is used in turn comes round again (the log of VHDX does). */
+export function longRecording(format: WritableFormat, seed: number): Recording {
+  const samples = writableSamples(format, seed).filter(({ disk }) => disk.length >= 100_000);
+  const sample =
+    samples.find(({ name }) => /empty|without blocks|nothing allocated/.test(name)) ?? samples[0]!;
+  const name = `${sample.name}, a long mount`;
+  const sessions: Session[] = [{ steps: 1000, flushes: 0.45, end: 'close' }];
+  return record(driverOf(format.format), { ...sample, name }, random(seed), sessions);
+}
+
 /** One recording on an image that a power cut left. Throws where the driver does not write to it. */
 export function continued(format: WritableFormat, image: CrashImage, seed: number): Recording {
   const name = `${image.name}, after a power cut`;

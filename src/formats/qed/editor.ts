@@ -175,7 +175,7 @@ export class QedEditor extends TableEditor {
         if (status === 0) done += 1;
       }
     }
-    for (let n = done; n < count; n += 1) this.free.release(freed[n]!);
+    for (let n = count - 1; n >= done; n -= 1) this.free.giveBack(freed[n]!);
     return done > 0 ? done : status;
   }
 
@@ -283,8 +283,7 @@ export class QedEditor extends TableEditor {
   }
 
   gather(): boolean {
-    // Freed clusters wait for a commit too: also those that an allocation gave back without a change of tables.
-    if (this.#l1.dirtyPages + this.#clusters.dirtyPages + this.free.count === 0) return false;
+    if (this.#l1.dirtyPages + this.#clusters.dirtyPages === 0) return false;
     const { l1Offset, l1Entries, clusters, tableEntries, clusterSize } = this.#geometry;
     this.#gathered = 0;
     this.buffer.clear();

@@ -23,9 +23,9 @@ export const NEXT = 0;
 export const ZEROED_END = 1;
 
 /**
- * Looks through the tables: `check`, ended by the first error. Tables of more than MAX_SCANNED_WORDS entries are
- * not looked through to their end, and free clusters in such an image are not found, unless the header asks for a
- * check. Throws ImageError where the image must not be written.
+ * Looks through the tables: `check`, ended by the first error. Throws ImageError where the image must
+ * not be written, also because its tables have more than MAX_SCANNED_WORDS entries: an entry that was not looked at
+ * may name a place that the file has yet to grow to.
  */
 export function prepareEdit(
   header: QedHeader,
@@ -41,8 +41,11 @@ export function prepareEdit(
     warning: () => {},
     allocated: () => {},
   };
-  const limit = needsCheck ? Number.POSITIVE_INFINITY : MAX_SCANNED_WORDS;
-  const { complete, used, far } = scanTables(source, geometry, sink, limit);
+  const { complete, used, far } = scanTables(source, geometry, sink, MAX_SCANNED_WORDS);
+  if (!complete) {
+    const text = `QED tables: they have more than ${MAX_SCANNED_WORDS} entries, which is too many to look through before writing`;
+    throw new ImageError('unsupported', text, { hint: 'It can be read: mount it with -o ro.' });
+  }
   const fileClusters = clustersOf(source, geometry);
   if (far || fileClusters > LAST_CLUSTER + 1) {
     const end = hex((LAST_CLUSTER + 1) * geometry.clusterSize);
@@ -52,10 +55,10 @@ export function prepareEdit(
   }
   if (needsCheck)
     report('QED tables: checked without an error; the first write removes the mark in the header');
-  const next = complete ? used.end : fileClusters;
+  const next = used.end;
   const bounds = new SharedArrayBuffer(8);
   new Uint32Array(bounds).set([next, next]);
-  return { ...tableEditSeed(complete ? clustersIn(used.unused(next)) : []), bounds };
+  return { ...tableEditSeed(clustersIn(used.unused(next))), bounds };
 }
 
 function* clustersIn(runs: Iterable<ClusterRun>): Generator<number> {

@@ -27,7 +27,7 @@ import { TableEditor, type TableEditSeed, tableEditSeed } from '../../image/tabl
 import { EIGHTH_WORDS, type PagedTable } from '../../shared/paged-table.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import type { VdiHeader } from './header.ts';
-import { heldBlocks, scanMap, unusedRuns } from './map-scan.ts';
+import { scanMap, unusedRuns } from './map-scan.ts';
 import { counterPlace, ENTRY_ZERO, FLAG_ZERO_EXPAND, modifyUuidPlace, TYPE_FIXED } from './structs.ts';
 import { blockHost, type VdiState } from './translator.ts';
 
@@ -53,8 +53,7 @@ const LINKED = 2;
 /**
  * Looks through the map for what must not be written to: entries that name no block of the file, or the same
  * one twice. Finds the blocks below the counter that nobody uses. Maps of more than MAX_SCANNED_WORDS entries
- * are not looked through: there blocks are never unmapped, and the file grows behind all that it holds. Throws
- * ImageError.
+ * are refused: an entry that was not looked at may name a place that the file has yet to grow to. Throws ImageError.
  */
 export function prepareEdit(header: VdiHeader, source: BlockSource): VdiEdit {
   if ((header.flags & ~FLAG_ZERO_EXPAND) !== 0) {
@@ -66,25 +65,21 @@ export function prepareEdit(header: VdiHeader, source: BlockSource): VdiEdit {
     throw unwritable(unsupported(`${at}: its entries lie across sectors, so that a crash could tear one`));
   }
   const { blocks, blocksAllocated } = header;
-  const scanned = blocks <= MAX_SCANNED_WORDS;
-  let next: number;
-  let free: Iterable<number> = [];
-  if (scanned) {
-    const scan = scanMap(header, source, (text) => {
-      throw unwritable(corrupt(text));
-    });
-    // A counter above what the file holds has nothing to say: those blocks are not there.
-    next = Math.max(scan.end, Math.min(blocksAllocated, scan.held, blocks));
-    free = numbersOf(unusedRuns(scan, next));
-  } else {
-    next = Math.min(blocks, Math.max(heldBlocks(header, source.size), blocksAllocated));
+  if (blocks > MAX_SCANNED_WORDS) {
+    const text = `VDI block map: it has ${blocks} entries, which is too many to look through before writing`;
+    throw unwritable(unsupported(text));
   }
+  const scan = scanMap(header, source, (text) => {
+    throw unwritable(corrupt(text));
+  });
+  // A counter above what the file holds has nothing to say: those blocks are not there.
+  const next = Math.max(scan.end, Math.min(blocksAllocated, scan.held, blocks));
   const bounds = new SharedArrayBuffer(12);
   new Uint32Array(bounds).set([next, blocksAllocated, 0]);
   return {
-    ...tableEditSeed(free),
+    ...tableEditSeed(numbersOf(unusedRuns(scan, next))),
     bounds,
-    unmaps: scanned && header.type !== TYPE_FIXED,
+    unmaps: header.type !== TYPE_FIXED,
     counterAt: counterPlace(header.version),
     modifyUuidAt: modifyUuidPlace(header.version),
   };

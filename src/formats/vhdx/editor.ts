@@ -143,7 +143,7 @@ export class VhdxEditor extends TableEditor {
     const mib = this.#take();
     if (mib < 0) return mib;
     const status = this.#table.set(entry, mib * 8 + FULLY_PRESENT);
-    if (status < 0) this.free.release(mib);
+    if (status < 0) this.free.giveBack(mib);
     return status;
   }
 
@@ -153,7 +153,7 @@ export class VhdxEditor extends TableEditor {
     const freed = this.free.take();
     if (freed !== NONE) {
       const status = this.#makeZeros(freed, blockSize);
-      if (status < 0) this.free.release(freed);
+      if (status < 0) this.free.giveBack(freed);
       return status < 0 ? status : freed;
     }
     const blockMib = blockSize / MIB;

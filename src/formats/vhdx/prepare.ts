@@ -2,7 +2,6 @@
 
 import { corrupt, ImageError, unsupported } from '../../base/errors.ts';
 import { type HostOffset, hex, MIB } from '../../base/units.ts';
-import { MAX_SCANNED_WORDS } from '../../image/count.ts';
 import { type TableEditSeed, tableEditSeed } from '../../image/table-editor.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import { type HeaderSeed, headerSeed } from './header-writer.ts';
@@ -30,9 +29,8 @@ const CAN_BE_READ = 'It can be read: mount it with -o ro.';
 const SEQUENCE_LIMIT = 2n ** 63n;
 
 /**
- * Looks through the BAT for what must not be written to, and finds the free space of the file. A BAT of more than
- * MAX_SCANNED_WORDS entries is not looked through: then only what the file grows by is given out. Throws
- * ImageError.
+ * Looks through the BAT for what must not be written to, and finds the free space of the file. No BAT has more
+ * than the 2^26 entries of 64 TiB in blocks of 1 MiB, and those between them. Throws ImageError.
  */
 export function prepareEdit(opened: OpenedVhdx, source: BlockSource): VhdxEdit {
   const { bat, current, metadata, replayed } = opened;
@@ -41,9 +39,9 @@ export function prepareEdit(opened: OpenedVhdx, source: BlockSource): VhdxEdit {
       `VHDX header ${current.slot}: sequence number ${current.sequenceNumber} has no successors`,
     );
   }
-  const survey = bat.entries > MAX_SCANNED_WORDS ? undefined : surveyBat(replayed, bat, REFUSE);
+  const survey = surveyBat(replayed, bat, REFUSE);
   const hasLog = current.logLength > 0 && current.logOffset + current.logLength <= source.size;
-  const needsLog = !metadata.fixed || survey?.complete !== true;
+  const needsLog = !metadata.fixed || !survey.complete;
   if (needsLog && !hasLog) {
     throw unsupported(
       `VHDX header ${current.slot}: the log is ${hex(current.logLength)} bytes at ${hex(current.logOffset)}, ` +
@@ -57,11 +55,10 @@ export function prepareEdit(opened: OpenedVhdx, source: BlockSource): VhdxEdit {
       CAN_BE_READ,
     );
   }
-  const end = survey === undefined ? Math.ceil(replayed.size / MIB) : survey.end;
   const bounds = new SharedArrayBuffer(4);
-  new Uint32Array(bounds)[0] = end;
+  new Uint32Array(bounds)[0] = survey.end;
   return {
-    ...tableEditSeed(survey === undefined ? [] : freeExtents(survey, bat.blockSize / MIB)),
+    ...tableEditSeed(freeExtents(survey, bat.blockSize / MIB)),
     bounds,
     fresh: Math.ceil(source.size / MIB),
     fixed: metadata.fixed,

@@ -123,14 +123,16 @@ export function surveyBat(source: BlockSource, bat: BatGeometry, findings: Entry
   return { used: used.bits, end: used.end, fileMib, allocated, complete: present === blocks };
 }
 
-/** Calls `each` with both halves of every entry that is not 0. */
+/** Calls `each` with both halves of every entry but those of absent blocks: 0, and ZERO, with which QEMU fills a new BAT. */
 function eachEntry(
   source: BlockSource,
   bat: BatGeometry,
   each: (entry: number, low: number, high: number) => void,
 ): void {
   const bytes = new Uint8Array(PIECE_ENTRIES * BAT_ENTRY_BYTES);
-  const view = new DataView(bytes.buffer);
+  // Halves, low first: Node runs on little-endian Linux only.
+  const halves = new Uint32Array(bytes.buffer);
+  const stride = 2 ** bat.chunkShift + 1;
   for (let first = 0; first < bat.entries; first += PIECE_ENTRIES) {
     // A BAT for 64 TiB is mostly a hole.
     const data = source.nextData((bat.at + first * BAT_ENTRY_BYTES) as HostOffset) - bat.at;
@@ -143,10 +145,13 @@ function eachEntry(
     if (moved !== length) {
       throw new ImageError('io', `VHDX BAT at ${hex(at)}: expected ${length} bytes, the read gave ${moved}`);
     }
-    for (let n = 0; n < count; n += 1) {
-      const low = view.getUint32(n * BAT_ENTRY_BYTES, true);
-      const high = view.getUint32(n * BAT_ENTRY_BYTES + 4, true);
-      if (low !== 0 || high !== 0) each(first + n, low, high);
+    // Entries up to the next one of a sector bitmap.
+    let blocks = stride - 1 - (first % stride);
+    for (let n = 0; n < count; n += 1, blocks -= 1) {
+      const low = halves[n * 2]!;
+      const high = halves[n * 2 + 1]!;
+      if (blocks < 0) blocks = stride - 1;
+      if (high !== 0 || (low !== NOT_PRESENT && (low !== ZEROED || blocks === 0))) each(first + n, low, high);
     }
   }
 }

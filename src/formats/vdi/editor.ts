@@ -19,7 +19,7 @@
 import { EAGAIN, ENOSPC, type Status } from '../../base/errno.ts';
 import { corrupt, ImageError, unsupported } from '../../base/errors.ts';
 import { randomGuid } from '../../base/guid.ts';
-import { type ByteCount, type GuestOffset, type HostOffset, hex } from '../../base/units.ts';
+import { type ByteCount, type GuestOffset, type HostOffset, hex, MIB } from '../../base/units.ts';
 import { MAX_SCANNED_WORDS } from '../../image/count.ts';
 import type { EditContext } from '../../image/driver.ts';
 import { NONE } from '../../image/free-space.ts';
@@ -42,9 +42,14 @@ export interface VdiEdit extends TableEditSeed {
   /** Whether a discard unmaps blocks; else it punches them in place, and they stay. */
   readonly unmaps: boolean;
   /** Host offsets of two fields of the header. */
+  /** Bytes of the file: what lies behind was added by this mount. */
+  readonly sizeAtOpen: ByteCount;
   readonly counterAt: number;
   readonly modifyUuidAt: number;
 }
+
+/** The file grows by an eighth of its size at once, to save calls, and by no more than this. */
+const MAX_GROWTH = 64 * MIB;
 
 const NEXT = 0;
 const WRITTEN = 1;
@@ -79,6 +84,7 @@ export function prepareEdit(header: VdiHeader, source: BlockSource): VdiEdit {
   return {
     ...tableEditSeed(numbersOf(unusedRuns(scan, next))),
     bounds,
+    sizeAtOpen: source.size,
     unmaps: header.type !== TYPE_FIXED,
     counterAt: counterPlace(header.version),
     modifyUuidAt: modifyUuidPlace(header.version),
@@ -156,7 +162,7 @@ export class VdiEditor extends TableEditor {
     const physical = freed === NONE ? this.#bounds[NEXT]! : freed;
     // What was freed but not yet committed comes back; more blocks than the disk has there are not.
     if (physical >= blocks) return this.free.count > 0 ? -EAGAIN : -ENOSPC;
-    const status = this.#makeZeros(physical);
+    const status = this.#makeZeros(physical, freed !== NONE);
     if (status < 0) {
       if (freed !== NONE) this.free.giveBack(physical);
       return status;
@@ -166,16 +172,22 @@ export class VdiEditor extends TableEditor {
   }
 
   /** The place of a physical block, its extra bytes included, is in the file and reads as zeros. */
-  #makeZeros(physical: number): Status {
-    const { blockSize, blockExtra } = this.#state;
+  #makeZeros(physical: number, wasUsed: boolean): Status {
+    const { blockSize, blockExtra, blocks } = this.#state;
     const start = blockHost(this.#state, physical) - blockExtra;
     const length = blockSize + blockExtra;
-    if (start + length > Number.MAX_SAFE_INTEGER) return -ENOSPC;
-    if (start < this.source.size) {
+    const end = start + length;
+    if (end > Number.MAX_SAFE_INTEGER) return -ENOSPC;
+    const { size } = this.source;
+    // What this mount added to the file is zeros.
+    if ((wasUsed || start < this.#edit.sizeAtOpen) && start < size) {
       const status = this.source.zero(start as HostOffset, length, 'punch', 'payload.zero');
       if (status < 0) return status;
     }
-    return start + length > this.source.size ? this.source.setSize(start + length) : 0;
+    if (end <= size) return 0;
+    const more = Math.min(blocks - physical - 1, Math.floor(Math.min(MAX_GROWTH, size / 8) / length));
+    const status = more > 0 ? this.source.setSize(end + more * length) : -ENOSPC;
+    return status < 0 ? this.source.setSize(end) : status;
   }
 
   protected discardLocked(at: GuestOffset, length: ByteCount): Status {
@@ -297,7 +309,7 @@ export class VdiEditor extends TableEditor {
     for (const physical of holes) {
       while (block < words && this.#map.get(block) < ENTRY_ZERO) block += 1;
       if (block === words) break;
-      let status = this.#makeZeros(physical);
+      let status = this.#makeZeros(physical, true);
       this.commit.dirtied();
       if (status === 0) status = this.#link(block, physical);
       if (status === -EAGAIN) {

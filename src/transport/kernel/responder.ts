@@ -60,6 +60,10 @@ export const WRITE_REQUEST_BYTES: number = MAX_REQUEST + 4096;
 
 const { O_DIRECT } = constants;
 
+/** Marks the handles of files that are open for writing: bit 31, which no node number reaches. */
+const OPEN_TO_WRITE = 1 << 31;
+const OPEN_TO_WRITE_VALUE = 2 ** 31;
+
 const BODY_AT = RequestHeader.size;
 const BODY = BODY_AT >> 2;
 const TWO_32 = 2 ** 32;
@@ -213,6 +217,12 @@ export class Responder {
     return seconds * 1000 + this.#in32(nanosecondsAt) / 1_000_000;
   }
 
+  /** The handle at byte `at` of the body, as the file system gave it out. */
+  #handle(at: number): number {
+    const word = BODY + (at >> 2);
+    return this.#in[word + 1] === 0 ? this.#in[word]! & ~OPEN_TO_WRITE : -1;
+  }
+
   #in32(at: number): number {
     return this.#in[BODY + (at >> 2)]!;
   }
@@ -230,7 +240,7 @@ export class Responder {
   read(): number {
     const length = Math.min(this.#in32(ReadIn.at.size), MAX_REQUEST);
     return this.fs.read(
-      this.#in64(ReadIn.at.fh),
+      this.#handle(ReadIn.at.fh),
       this.reply,
       PAYLOAD_AT,
       length,
@@ -244,7 +254,7 @@ export class Responder {
     const flags = this.#in32(WriteIn.at.flags);
     const cached = (this.#in32(WriteIn.at.writeFlags) & FUSE_WRITE_CACHE) !== 0;
     const moved = this.fs.write(
-      this.#in64(WriteIn.at.fh),
+      this.#handle(WriteIn.at.fh),
       this.request,
       BODY_AT + WriteIn.size,
       length,
@@ -269,12 +279,12 @@ export class Responder {
   }
 
   fsync(): number {
-    return this.fs.fsync(this.#in64(FsyncIn.at.fh));
+    return this.fs.fsync(this.#handle(FsyncIn.at.fh));
   }
 
   fallocate(): number {
     return this.fs.allocate(
-      this.#in64(FallocateIn.at.fh),
+      this.#handle(FallocateIn.at.fh),
       this.#in32(FallocateIn.at.mode),
       this.#in64(FallocateIn.at.offset),
       this.#in64(FallocateIn.at.length),
@@ -341,10 +351,11 @@ export class Responder {
     return SILENT;
   }
 
-  /** With a handle, it is asked by write(2) and by what needs to know where the file ends. */
+  /** With a handle that is open for writing, it is asked by write(2), and by what needs to know where the file ends. */
   getattr(): number {
     const byHandle = (this.#in32(GetattrIn.at.getattrFlags) & FUSE_GETATTR_FH) !== 0;
-    return byHandle && this.#pastEnd.owes(this.node) ? -ENOSPC : this.#putAttrOut();
+    const writer = byHandle && (this.#in32(GetattrIn.at.fh) & OPEN_TO_WRITE) !== 0;
+    return writer && this.#pastEnd.owes(this.node) ? -ENOSPC : this.#putAttrOut();
   }
 
   #putAttrOut(): number {
@@ -362,7 +373,9 @@ export class Responder {
     if (handle < 0) return handle;
     this.#pastEnd.opened(this.node);
     const writes = (flags & O_ACCMODE) !== 0;
-    return this.#putOpen(handle, FOPEN_KEEP_CACHE | (writes ? FOPEN_PARALLEL_DIRECT_WRITES : 0));
+    return writes
+      ? this.#putOpen(handle + OPEN_TO_WRITE_VALUE, FOPEN_KEEP_CACHE | FOPEN_PARALLEL_DIRECT_WRITES)
+      : this.#putOpen(handle, FOPEN_KEEP_CACHE);
   }
 
   release(): number {
@@ -417,7 +430,7 @@ export class Responder {
 
   lseek(): number {
     const found = this.fs.seek(
-      this.#in64(LseekIn.at.fh),
+      this.#handle(LseekIn.at.fh),
       this.#in64(LseekIn.at.offset),
       this.#in32(LseekIn.at.whence),
     );
@@ -427,7 +440,7 @@ export class Responder {
   }
 
   flush(): number {
-    return this.fs.closing(this.#in64(0));
+    return this.fs.closing(this.#handle(0));
   }
 
   getxattr(): number {

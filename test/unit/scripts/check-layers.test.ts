@@ -95,8 +95,8 @@ describe('check-layers', () => {
     ],
     ['files without node:', 'disk/a.ts', "import { readSync } from 'fs';", 'disk may not import fs'],
     [
-      'threads outside of transports',
-      'daemon/a.ts',
+      'threads outside of transports and the daemon',
+      'fuse/a.ts',
       "import { Worker } from 'node:worker_threads';",
       'node:worker_threads',
     ],

@@ -126,7 +126,9 @@ describe('OPEN and GETATTR', () => {
     ['for writing', 1, 66], // FOPEN_KEEP_CACHE | FOPEN_PARALLEL_DIRECT_WRITES
     ['for both', 2, 66],
   ])('opens a writable file %s', (_, mode, openFlags) => {
-    const payload = Buffer.concat([u64(FILE), u32(openFlags), u32(0)]);
+    // Bit 31 of the handle: it was opened for writing.
+    const handle = mode === 0 ? FILE : FILE + 2 ** 31;
+    const payload = Buffer.concat([u64(handle), u32(openFlags), u32(0)]);
     expect(answer(request(OPEN, FILE, flags(mode)))).toEqual({ error: 0, payload });
   });
 
@@ -505,8 +507,8 @@ describe('SETATTR', () => {
 
 describe('past the end, through the page cache', () => {
   const past = (to = responder): Reply => answer(writeMessage(SIZE, filled(10), { writeFlags: CACHED }), to);
-  const getattr = (byHandle: boolean, to = responder): number =>
-    answer(request(GETATTR, FILE, Buffer.concat([u32(byHandle ? 1 : 0), u32(0), u64(FILE)])), to).error;
+  const getattr = (byHandle: boolean, to = responder, handle = FILE + 2 ** 31): number =>
+    answer(request(GETATTR, FILE, Buffer.concat([u32(byHandle ? 1 : 0), u32(0), u64(handle)])), to).error;
   const open = (): Reply => answer(request(OPEN, FILE, u64(1)));
   const release = (to = responder): Reply => answer(request(RELEASE, FILE, Buffer.alloc(24)), to);
 
@@ -514,6 +516,8 @@ describe('past the end, through the page cache', () => {
     expect(getattr(true)).toBe(0);
     expect(past()).toEqual(failed(ENOSPC));
     expect(getattr(false)).toBe(0);
+    // Nobody who only reads is told.
+    expect(getattr(true, responder, FILE)).toBe(0);
     expect(getattr(true)).toBe(ENOSPC);
     expect(getattr(true)).toBe(0);
   });

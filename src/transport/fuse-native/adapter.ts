@@ -203,7 +203,8 @@ export function handlersOf(fs: FileSystem, log: TransportLog): NativeHandlers {
     symlink: (_path, _target, done) => refuse(done),
     link: (_path, _target, done) => refuse(done),
     rename: (_path, _target, done) => refuse(done),
-    flush: (_path, handle, done) => done(guard(() => fs.closing(handle & ~STABLE))),
+    // Whether who closes has written is not known here: fsync(2) tells of errors.
+    flush: (_path, handle, done) => done(Math.max(0, guard(() => fs.closing(handle & ~STABLE)))),
     fsync: (_path, _datasync, handle, done) => done(guard(() => fs.fsync(handle & ~STABLE))),
     release: (_path, _fd, done) => done(0),
     getxattr: (path, name, target, done) => {

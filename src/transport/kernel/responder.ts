@@ -439,8 +439,9 @@ export class Responder {
     return 8;
   }
 
+  /** Who only reads is not told of what others could not write. */
   flush(): number {
-    return this.fs.closing(this.#handle(0));
+    return (this.#in32(0) & OPEN_TO_WRITE) === 0 ? 0 : this.fs.closing(this.#handle(0));
   }
 
   getxattr(): number {

@@ -6,7 +6,8 @@ import { MOUNT_OPTIONS } from './mount-options.ts';
 
 const EXAMPLES = [
   ['$0 disk.vhdx /mnt/img', 'show disk.vhdx as /mnt/img/disk.raw'],
-  ['losetup -rfP --show /mnt/img/disk.raw', 'then attach it with its partitions'],
+  ['losetup -fP --show /mnt/img/disk.raw', 'then attach it with its partitions'],
+  ['$0 -r disk.vhdx /mnt/img', 'only to read: the image is not changed, whatever happens'],
   ['$0 a.vdi b.qed /mnt/img', 'two images in one mount'],
   ['$0 disk.vhd ./disk.raw', 'on a regular file: that file becomes the disk'],
   ['$0 -o allow_other,format=raw dump /mnt/img', 'options in the manner of mount(8)'],
@@ -21,7 +22,7 @@ const EPILOGUE =
 export async function mountHelp(): Promise<string> {
   let help = yargs([])
     .scriptName('vdisk-mount')
-    .usage('Usage: $0 [options] IMAGE... MOUNTPOINT\n\nShows disk images as flat raw files.')
+    .usage('Usage: $0 [options] IMAGE... MOUNTPOINT\n\nShows disk images as flat raw files, for reading and writing.')
     .option('o', {
       type: 'string',
       array: true,

@@ -13,9 +13,20 @@ import {
   TO_MAKE_IMAGES,
 } from '../support/images.ts';
 import { gateOf, must, run, TO_MOUNT } from '../support/machine.ts';
-import { type Mounted, Stage } from '../support/mount.ts';
+import { type Foreground, type Mounted, Stage } from '../support/mount.ts';
+import { random, randomBytes } from '../support/random.ts';
 
 const MIB = 1024 * 1024;
+/** Writes one file over another, says so, and keeps it open: closing it, or a copy of the descriptor, would flush. */
+const WRITE_AND_HOLD = `
+const { openSync, readFileSync, writeSync } = require('node:fs');
+const bytes = readFileSync(process.argv[1]);
+const fd = openSync(process.argv[2], 'r+');
+writeSync(fd, bytes, 0, bytes.length, 0);
+console.log('written');
+process.stdin.resume();
+`;
+
 const gate = gateOf(...TO_MOUNT, TO_MAKE_IMAGES);
 const withFio = gateOf('program: fio');
 const withQemuIo = gateOf('program: qemu-io');
@@ -224,6 +235,70 @@ describe(gate.title('the raw file is written'), { skip: gate.skip }, () => {
     }
   });
 
+  /** Kills the daemon and returns what qemu-img then reads from the image. */
+  async function afterKill(mounted: Foreground, kind: Kind, image: string): Promise<string> {
+    mounted.signal('SIGKILL');
+    await mounted.ended();
+    await run('umount', ['-l', mounted.mountpoint]);
+    return heldBy(kind, image);
+  }
+
+  it('what nobody syncs is in the image some seconds later, and when the file is closed', async () => {
+    const kind = kindNamed('vdi dynamic');
+    const source = stage.makeFile('source', randomBytes(random(3), 3 * MIB));
+    for (const way of ['closed', 'open']) {
+      const image = await create(kind, 8 * MIB);
+      const mounted = await stage.foreground(image);
+      const disk = shown(mounted, image);
+      // Past the page cache, so that the write is with the daemon when it returns.
+      const write = `dd if="$1" of="$2" bs=1M oflag=direct conv=notrunc status=none`;
+      if (way === 'closed') await must('sh', ['-c', write, 'sh', source, disk]);
+      else {
+        const holder = await stage.hold(process.execPath, ['-e', WRITE_AND_HOLD, source, disk]);
+        // This makes the kernel write its page cache back, and asks the daemon for nothing.
+        await must('sync', ['-f', disk]);
+        await new Promise((resolve) => setTimeout(resolve, 6500));
+        const held = await afterKill(mounted, kind, image);
+        await holder.release();
+        await must('cmp', ['-n', `${3 * MIB}`, source, held]);
+        continue;
+      }
+      await must('cmp', ['-n', `${3 * MIB}`, source, await afterKill(mounted, kind, image)]);
+    }
+  });
+
+  it('counts what it did', async () => {
+    const image = await create(kindNamed('qed'), 8 * MIB);
+    const mounted = await stage.mount(image);
+    const disk = shown(mounted, image);
+    await must('dd', [
+      'if=/dev/urandom',
+      `of=${disk}`,
+      'bs=64k',
+      'count=4',
+      'oflag=direct',
+      'conv=notrunc,fsync',
+      'status=none',
+    ]);
+    await must('dd', [`if=${disk}`, 'of=/dev/null', 'bs=64k', 'count=2', 'iflag=direct', 'status=none']);
+    await must('fallocate', ['-p', '-o', '0', '-l', '65536', disk]);
+    const script = 'import os, sys; print(os.getxattr(sys.argv[1], "user.vdisk.stats").decode())';
+    const stats = JSON.parse(await must('python3', ['-c', script, disk]));
+    expect(stats).toMatchObject({
+      reads: 2,
+      readBytes: 131072,
+      writes: 4,
+      writtenBytes: 262144,
+      zeroings: 1,
+      zeroedBytes: 65536,
+      errors: 0,
+    });
+    expect(stats.flushes).toBeGreaterThanOrEqual(1);
+    expect(stats.commits).toBeGreaterThanOrEqual(1);
+    expect(stats.cache.pages).toBeGreaterThanOrEqual(1);
+    await mounted.unmount();
+  });
+
   it('-o sync: a write is in the image when it returns', async () => {
     const kind = kindNamed('qed');
     const image = await create(kind, 8 * MIB);
@@ -246,10 +321,7 @@ describe(gate.title('the raw file is written'), { skip: gate.skip }, () => {
       'count=3',
       'status=none',
     ]);
-    mounted.signal('SIGKILL');
-    await mounted.ended();
-    await run('umount', ['-l', mounted.mountpoint]);
-    const held = await heldBy(kind, image);
+    const held = await afterKill(mounted, kind, image);
     await must('cmp', ['-n', '12288', '-i', '0:28672', bytes, held]);
   });
 });

@@ -22,7 +22,9 @@ const EPILOGUE =
 export async function mountHelp(): Promise<string> {
   let help = yargs([])
     .scriptName('vdisk-mount')
-    .usage('Usage: $0 [options] IMAGE... MOUNTPOINT\n\nShows disk images as flat raw files, for reading and writing.')
+    .usage(
+      'Usage: $0 [options] IMAGE... MOUNTPOINT\n\nShows disk images as flat raw files, for reading and writing.',
+    )
     .option('o', {
       type: 'string',
       array: true,

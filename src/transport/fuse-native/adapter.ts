@@ -204,7 +204,13 @@ export function handlersOf(fs: FileSystem, log: TransportLog): NativeHandlers {
     link: (_path, _target, done) => refuse(done),
     rename: (_path, _target, done) => refuse(done),
     // Whether who closes has written is not known here: fsync(2) tells of errors.
-    flush: (_path, handle, done) => done(Math.max(0, guard(() => fs.closing(handle & ~STABLE)))),
+    flush: (_path, handle, done) =>
+      done(
+        Math.max(
+          0,
+          guard(() => fs.closing(handle & ~STABLE)),
+        ),
+      ),
     fsync: (_path, _datasync, handle, done) => done(guard(() => fs.fsync(handle & ~STABLE))),
     release: (_path, _fd, done) => done(0),
     getxattr: (path, name, target, done) => {

@@ -1,6 +1,7 @@
 /**
  * What signals do, from the first moment of a daemon to its last. Before the mount is there: it shall not
- * come. Then the first asks for a clean unmount and keeps asking while the mount is in use; the second cuts.
+ * come. Then the first asks for a clean unmount and keeps asking while the mount is in use; the second cuts. After
+ * the mount has ended, they change nothing.
  */
 
 import { unlinkSync } from 'node:fs';
@@ -26,6 +27,7 @@ export class Stopper {
   #early: string | undefined;
   #timer: NodeJS.Timeout | undefined;
   #asked = false;
+  #over = false;
   #told = '';
 
   /** Listens to signals until `close`. */
@@ -41,9 +43,13 @@ export class Stopper {
     return this.#early;
   }
 
-  /** From now on signals end this mount. */
+  /** From now on signals end this mount; once it has ended, nothing, so that the images can be written out. */
   watch(mount: Mount): void {
     this.#mount = mount;
+    void mount.ended.then(() => {
+      this.#over = true;
+      clearTimeout(this.#timer);
+    });
   }
 
   close(): void {
@@ -55,6 +61,10 @@ export class Stopper {
     const { mountpoint } = this.#config;
     if (this.#mount === undefined) {
       this.#early = signal;
+      return;
+    }
+    if (this.#over) {
+      this.#log.info(`${signal}: ${mountpoint} is unmounted, and the images are being written out`);
       return;
     }
     if (!this.#asked) {

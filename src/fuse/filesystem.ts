@@ -101,7 +101,7 @@ export interface FileSystemSize {
 }
 
 /** Made anew for each request; the others are fixed when the mount is made. */
-export const STATS_ATTRIBUTE = 'user.vdisk.stats';
+const STATS_ATTRIBUTE = 'user.vdisk.stats';
 
 export class FileSystem {
   /** The root directory's entries, in order; none where the mountpoint is a file. */

@@ -158,12 +158,14 @@ describe(gate.title('bad usage'), { skip: gate.skip }, () => {
     await must('umount', [mountpoint]);
   });
 
-  it('a directory below a mountpoint of another file system is as good as any', async () => {
+  it('mounts on a directory that lies on another mount', async () => {
     const outer = stage.makeDirectory('outer');
     await must('mount', ['-t', 'tmpfs', 'tmpfs', outer]);
     mkdirSync(join(outer, 'mnt'));
     const mounted = await stage.mount(image, { mountpoint: join(outer, 'mnt') });
+    expect(findMount(join(outer, 'mnt'))?.source).toBe(image);
     await mounted.unmount();
+    expect(findMount(join(outer, 'mnt'))).toBeUndefined();
     await must('umount', [outer]);
   });
 });

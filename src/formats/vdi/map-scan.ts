@@ -21,7 +21,7 @@ export interface MapScan {
 export const strideOf = ({ blockSize, blockExtra }: VdiLayout): ByteCount => blockSize + blockExtra;
 
 /** Physical blocks of which at least a part is in a file of `size` bytes. */
-export function heldBlocks(layout: VdiLayout, size: ByteCount): number {
+function heldBlocks(layout: VdiLayout, size: ByteCount): number {
   return Math.max(0, Math.ceil((size - layout.dataOffset) / strideOf(layout)));
 }
 

@@ -56,7 +56,7 @@ export const REPLY_AT = PAYLOAD_AT - ReplyHeader.size;
 /** Of a read-only mount: the header and names; 8 KiB is the kernel's minimum. */
 export const REQUEST_BYTES = 64 * 1024;
 /** Of a writable one: the kernel asks for the largest write and its headers. */
-export const WRITE_REQUEST_BYTES: number = MAX_REQUEST + 4096;
+const WRITE_REQUEST_BYTES = MAX_REQUEST + 4096;
 
 const { O_DIRECT } = constants;
 

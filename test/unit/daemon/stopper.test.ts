@@ -1,0 +1,80 @@
+/** What signals do to a mount that pretends. */
+
+import { afterEach, describe, expect, it, vi } from 'vitest';
+import { EINVAL } from '../../../src/base/errno.ts';
+import type { MountConfig } from '../../../src/daemon/config.ts';
+import type { Log } from '../../../src/daemon/log.ts';
+import { Stopper } from '../../../src/daemon/stopper.ts';
+import type { Mount, MountEnd } from '../../../src/transport/transport.ts';
+
+describe('signals', () => {
+  const said: string[] = [];
+  const say = (text: string): void => {
+    said.push(text);
+  };
+  const log = { info: say, warn: say, error: say } as unknown as Log;
+  const kill = vi.spyOn(process, 'kill').mockReturnValue(true);
+  let stopper: Stopper;
+
+  afterEach(() => {
+    stopper.close();
+    said.splice(0);
+    kill.mockClear();
+    vi.useRealTimers();
+  });
+
+  function watched(status: number) {
+    let end: (how: MountEnd) => void = () => {};
+    const asked: string[] = [];
+    const mount: Mount = {
+      ended: new Promise((resolve) => {
+        end = resolve;
+      }),
+      unmount: (how) => {
+        asked.push(how);
+        return status;
+      },
+    };
+    stopper = new Stopper({ mountpoint: '/nowhere/at/all', pidFile: undefined } as MountConfig, log);
+    stopper.watch(mount);
+    return { asked, end: () => end({ how: 'unmounted' }) };
+  }
+
+  it('the first asks for a clean end, the second cuts', () => {
+    const { asked } = watched(0);
+    process.emit('SIGTERM');
+    process.emit('SIGTERM');
+    expect(asked).toEqual(['clean', 'force']);
+    expect(kill).not.toHaveBeenCalled();
+  });
+
+  it('after the mount has ended, while the images are written out, nothing is cut and nobody is killed', async () => {
+    const { asked, end } = watched(-EINVAL);
+    end();
+    await new Promise((resolve) => setImmediate(resolve));
+    for (let signal = 0; signal < 3; signal += 1) process.emit('SIGTERM');
+    expect(asked).toEqual([]);
+    expect(kill).not.toHaveBeenCalled();
+    expect(said.at(-1)).toContain('written out');
+  });
+
+  it('a cut connection that has ended leaves the images as much time as they need', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    const { end } = watched(0);
+    process.emit('SIGTERM');
+    process.emit('SIGTERM');
+    end();
+    await new Promise((resolve) => setImmediate(resolve));
+    vi.advanceTimersByTime(60_000);
+    expect(kill).not.toHaveBeenCalled();
+  });
+
+  it('a cut connection that does not end is ended with the process', () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    watched(0);
+    process.emit('SIGTERM');
+    process.emit('SIGTERM');
+    expect(() => vi.advanceTimersByTime(60_000)).toThrow('SIGKILL');
+    expect(kill).toHaveBeenCalledWith(process.pid, 'SIGKILL');
+  });
+});

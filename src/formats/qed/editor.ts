@@ -3,13 +3,14 @@
  *
  *   allocation   1. the place of a new cluster, or of a new L2 table, is zeros (the file grows, or the place is
  *                   punched); the entry is published in memory; payload goes there
- *   commit       2. flush: payload, sizes and zeros are stable
+ *   commit       2. flush: payload, sizes and zeros are stable. Not needed, and not done, where every new entry
+ *                   names a place that an earlier commit made stable as zeros (fresh-space.ts)
  *                3. the changed entries of L2 tables and of the L1 table, in any order
  *                4. flush
  *
  * An L2 table that no L1 entry on disk names yet is stable as zeros when 3 begins, so it is an empty table wherever
  * between its own entries and the L1 entry the power goes. NEED_CHECK is never set: a crash leaks clusters, and no
- * reader has to look for more.
+ * reader has to look for more. The file grows in batches, so most commits are one flush.
  *
  * Discarded clusters become zero clusters; their places are punched, and given out again after the commit. L2 tables
  * stay. The file grows in batches; at the end of a mount, what lies behind its last used cluster is cut off.
@@ -20,6 +21,7 @@ import { type ByteCount, type GuestOffset, type HostOffset, MIB } from '../../ba
 import type { EditContext } from '../../image/driver.ts';
 import { Extent } from '../../image/extent.ts';
 import { NONE } from '../../image/free-space.ts';
+import { FreshSpace } from '../../image/fresh-space.ts';
 import { TableEditor } from '../../image/table-editor.ts';
 import { EIGHTH_WORDS, type PagedTable } from '../../shared/paged-table.ts';
 import type { BlockSource } from '../../source/block-source.ts';
@@ -40,6 +42,7 @@ export class QedEditor extends TableEditor {
   readonly unit: ByteCount;
   readonly #geometry: Geometry;
   readonly #bounds: Uint32Array<SharedArrayBuffer>;
+  readonly #fresh: FreshSpace;
   readonly #translator: QedTranslator;
   readonly #l1: PagedTable;
   readonly #clusters: PagedTable;
@@ -61,6 +64,7 @@ export class QedEditor extends TableEditor {
     this.unit = geometry.clusterSize;
     this.#geometry = geometry;
     this.#bounds = new Uint32Array(edit.bounds);
+    this.#fresh = new FreshSpace(edit.fresh);
     this.#translator = translator;
     this.#l1 = translator.l1;
     this.#clusters = translator.clusters;
@@ -125,7 +129,7 @@ export class QedEditor extends TableEditor {
       if (table === ABSENT) {
         status = this.#reserve(count);
         if (status === 0) status = this.#l1.set(index, bounds[NEXT]!);
-        if (status === 0) bounds[NEXT]! += count;
+        if (status === 0) this.#gaveOut(count);
       }
       if (status < 0) return index * tableEntries <= first ? status : index * tableEntries;
     }
@@ -175,6 +179,7 @@ export class QedEditor extends TableEditor {
         if (status === 0) done += 1;
       }
     }
+    if (done > 0) this.#fresh.namedUsed();
     for (let n = count - 1; n >= done; n -= 1) this.free.giveBack(freed[n]!);
     return done > 0 ? done : status;
   }
@@ -195,9 +200,16 @@ export class QedEditor extends TableEditor {
     for (let done = 0; done < count; done += 1) {
       status = this.#clusters.set(cluster + done, bounds[NEXT]!);
       if (status < 0) return done > 0 ? done : status;
-      bounds[NEXT]! += 1;
+      this.#gaveOut(1);
     }
     return count;
+  }
+
+  /** The `count` clusters from NEXT on have an owner. */
+  #gaveOut(count: number): void {
+    const bounds = this.#bounds;
+    bounds[NEXT]! += count;
+    this.#fresh.namedNew(bounds[NEXT]! - 1);
   }
 
   /** Makes the `count` clusters from NEXT on part of the file, reading as zeros. 0 or -errno. */
@@ -312,6 +324,7 @@ export class QedEditor extends TableEditor {
       }
     });
     this.free.gather();
+    this.#fresh.gather(this.#bounds[ZEROED_END]!);
     return true;
   }
 
@@ -332,13 +345,14 @@ export class QedEditor extends TableEditor {
 
   write(metadata: boolean): Status {
     if (metadata && this.#gathered < 0) return this.#gathered;
-    let status = this.commit.stable(this.source);
-    if (status < 0 || !metadata || this.buffer.pieces === 0) return status;
-    status = this.buffer.writeTo(this.source, 'table.write');
+    let status: Status = 0;
+    if (metadata && this.#fresh.isOrdered) status = this.commit.stable(this.source);
+    if (status === 0 && metadata) status = this.buffer.writeTo(this.source, 'table.write');
     return status < 0 ? status : this.commit.stable(this.source);
   }
 
   settle(status: Status): void {
+    this.#fresh.settle(status === 0);
     this.#clusters.settle(status === 0);
     this.#l1.settle(status === 0);
     this.free.settle(status === 0);
@@ -352,6 +366,7 @@ export class QedEditor extends TableEditor {
     while (unused.has(end - 1)) end -= 1;
     const size = end * this.#geometry.clusterSize;
     if (size >= this.source.size) return 0;
+    this.#fresh.cut(bounds[NEXT]!);
     const status = this.source.setSize(size);
     // A block device keeps its size.
     if (status === -EINVAL) return 0;

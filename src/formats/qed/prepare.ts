@@ -4,6 +4,7 @@ import { ImageError } from '../../base/errors.ts';
 import { hex } from '../../base/units.ts';
 import { MAX_SCANNED_WORDS } from '../../image/count.ts';
 import type { Report } from '../../image/driver.ts';
+import { FreshSpace } from '../../image/fresh-space.ts';
 import { type TableEditSeed, tableEditSeed } from '../../image/table-editor.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import type { Geometry } from './geometry.ts';
@@ -15,6 +16,7 @@ import { LAST_CLUSTER } from './tables.ts';
 export interface QedEdit extends TableEditSeed {
   /** Words, written under the allocation lock: NEXT and ZEROED_END. */
   readonly bounds: SharedArrayBuffer;
+  readonly fresh: SharedArrayBuffer;
 }
 
 /** In `QedEdit.bounds`: the first cluster of the file that was never given out, nor any behind it. */
@@ -58,7 +60,7 @@ export function prepareEdit(
   const next = used.end;
   const bounds = new SharedArrayBuffer(8);
   new Uint32Array(bounds).set([next, next]);
-  return { ...tableEditSeed(clustersIn(used.unused(next))), bounds };
+  return { ...tableEditSeed(clustersIn(used.unused(next))), bounds, fresh: FreshSpace.seed() };
 }
 
 function* clustersIn(runs: Iterable<ClusterRun>): Generator<number> {

@@ -3,12 +3,15 @@
  *
  *   allocation   1. the new block's place is zeros (the file grows, or the place is punched); the entry is
  *                   published in memory; payload goes there
- *   commit       2. the counter of allocated blocks in the header, never behind the map
- *                3. flush: payload, size and counter are stable
+ *   commit       2. the counter of allocated blocks in the header, never behind the map: all that the file holds
+ *                3. flush: payload, size and counter are stable. Not needed, and not done, where every new entry
+ *                   names a place that an earlier commit made stable as zeros, and the counter covered
+ *                   (fresh-space.ts)
  *                4. the changed sectors of the map
  *                5. flush
  *
- * A crash before 4 leaves a block that nobody names: the counter is too large, which every reader bears.
+ * The file grows in batches, so most commits are one flush. A crash leaves blocks that nobody names: the counter is
+ * too large, which every reader bears.
  *
  * Discarded blocks become zero entries; their places are punched, and given out again after the commit. VDI
  * knows no free blocks inside the file: used numbers are 0 to counter - 1, and another writer allocates at the
@@ -23,37 +26,38 @@ import { type ByteCount, type GuestOffset, type HostOffset, hex, MIB } from '../
 import { MAX_SCANNED_WORDS } from '../../image/count.ts';
 import type { EditContext } from '../../image/driver.ts';
 import { NONE } from '../../image/free-space.ts';
+import { FreshSpace } from '../../image/fresh-space.ts';
 import { TableEditor, type TableEditSeed, tableEditSeed } from '../../image/table-editor.ts';
 import { EIGHTH_WORDS, type PagedTable } from '../../shared/paged-table.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import type { VdiHeader } from './header.ts';
-import { scanMap, unusedRuns } from './map-scan.ts';
+import { scanMap, strideOf, unusedRuns } from './map-scan.ts';
 import { counterPlace, ENTRY_ZERO, FLAG_ZERO_EXPAND, modifyUuidPlace, TYPE_FIXED } from './structs.ts';
 import { blockHost, type VdiState } from './translator.ts';
 
 /** Plain data: shared by the editors of all threads. */
 export interface VdiEdit extends TableEditSeed {
   /**
-   * Words: the next physical block never given out, the counter in the header on disk, and whether an entry of
-   * the map came to name a block since the last commit began. The second belongs to the holder of the commit lock,
-   * the others to that of the allocation lock.
+   * Words: the next physical block never given out, and the counter in the header on disk. The second belongs to
+   * the holder of the commit lock, the first to that of the allocation lock.
    */
   readonly bounds: SharedArrayBuffer;
+  readonly fresh: SharedArrayBuffer;
   /** Whether a discard unmaps blocks; else it punches them in place, and they stay. */
   readonly unmaps: boolean;
-  /** Host offsets of two fields of the header. */
   /** Bytes of the file: what lies behind was added by this mount. */
   readonly sizeAtOpen: ByteCount;
+  /** Host offsets of two fields of the header. */
   readonly counterAt: number;
   readonly modifyUuidAt: number;
 }
 
-/** The file grows by an eighth of its size at once, to save calls, and by no more than this. */
+/** The file grows by an eighth of its size at once, and by no less and no more than this. */
+const MIN_GROWTH = 8 * MIB;
 const MAX_GROWTH = 64 * MIB;
 
 const NEXT = 0;
 const WRITTEN = 1;
-const LINKED = 2;
 
 /**
  * Looks through the map for what must not be written to: entries that name no block of the file, or the same
@@ -79,11 +83,12 @@ export function prepareEdit(header: VdiHeader, source: BlockSource): VdiEdit {
   });
   // A counter above what the file holds has nothing to say: those blocks are not there.
   const next = Math.max(scan.end, Math.min(blocksAllocated, scan.held, blocks));
-  const bounds = new SharedArrayBuffer(12);
-  new Uint32Array(bounds).set([next, blocksAllocated, 0]);
+  const bounds = new SharedArrayBuffer(8);
+  new Uint32Array(bounds).set([next, blocksAllocated]);
   return {
     ...tableEditSeed(numbersOf(unusedRuns(scan, next))),
     bounds,
+    fresh: FreshSpace.seed(),
     sizeAtOpen: source.size,
     unmaps: header.type !== TYPE_FIXED,
     counterAt: counterPlace(header.version),
@@ -106,11 +111,11 @@ export class VdiEditor extends TableEditor {
   readonly #state: VdiState;
   readonly #edit: VdiEdit;
   readonly #bounds: Uint32Array<SharedArrayBuffer>;
+  readonly #fresh: FreshSpace;
   readonly #map: PagedTable;
   readonly #counter = new Uint8Array(4);
   /** Of the commit that this thread gathered. */
   #counterValue = 0;
-  #linked = false;
 
   constructor(state: VdiState, edit: VdiEdit, source: BlockSource, context: EditContext, map: PagedTable) {
     super(edit, source, context);
@@ -118,6 +123,7 @@ export class VdiEditor extends TableEditor {
     this.#state = state;
     this.#edit = edit;
     this.#bounds = new Uint32Array(edit.bounds);
+    this.#fresh = new FreshSpace(edit.fresh);
     this.#map = map;
   }
 
@@ -142,33 +148,28 @@ export class VdiEditor extends TableEditor {
     if (entry < 0) return entry;
     // Another thread was first.
     if (entry < ENTRY_ZERO) return 0;
-    const physical = this.#take();
-    if (physical < 0) return physical;
-    const status = this.#link(block, physical);
-    if (status < 0) this.free.giveBack(physical);
-    return status;
-  }
-
-  #link(block: number, physical: number): Status {
-    const status = this.#map.set(block, physical);
-    if (status === 0) this.#bounds[LINKED] = 1;
-    return status;
-  }
-
-  /** A physical block that nobody uses, reading as zeros; or -errno. */
-  #take(): number {
-    const { blocks } = this.#state;
+    // What was freed but not yet committed comes back; more blocks than the disk has there are not.
     const freed = this.free.take();
     const physical = freed === NONE ? this.#bounds[NEXT]! : freed;
-    // What was freed but not yet committed comes back; more blocks than the disk has there are not.
-    if (physical >= blocks) return this.free.count > 0 ? -EAGAIN : -ENOSPC;
-    const status = this.#makeZeros(physical, freed !== NONE);
-    if (status < 0) {
-      if (freed !== NONE) this.free.giveBack(physical);
-      return status;
-    }
-    if (freed === NONE) this.#bounds[NEXT] = physical + 1;
-    return physical;
+    if (physical >= this.#state.blocks) return this.free.count > 0 ? -EAGAIN : -ENOSPC;
+    let status = this.#makeZeros(physical, freed !== NONE);
+    if (status === 0) status = this.#link(block, physical, freed !== NONE);
+    if (status < 0 && freed !== NONE) this.free.giveBack(physical);
+    return status;
+  }
+
+  #link(block: number, physical: number, wasUsed: boolean): Status {
+    const status = this.#map.set(block, physical);
+    if (status < 0) return status;
+    if (wasUsed || !this.#isAdded(physical)) this.#fresh.namedUsed();
+    else this.#fresh.namedNew(physical);
+    this.#bounds[NEXT] = Math.max(this.#bounds[NEXT]!, physical + 1);
+    return 0;
+  }
+
+  /** Whether this mount added the place of a physical block to the file: then it is zeros until it is given out. */
+  #isAdded(physical: number): boolean {
+    return blockHost(this.#state, physical) - this.#state.blockExtra >= this.#edit.sizeAtOpen;
   }
 
   /** The place of a physical block, its extra bytes included, is in the file and reads as zeros. */
@@ -179,13 +180,13 @@ export class VdiEditor extends TableEditor {
     const end = start + length;
     if (end > Number.MAX_SAFE_INTEGER) return -ENOSPC;
     const { size } = this.source;
-    // What this mount added to the file is zeros.
-    if ((wasUsed || start < this.#edit.sizeAtOpen) && start < size) {
+    if ((wasUsed || !this.#isAdded(physical)) && start < size) {
       const status = this.source.zero(start as HostOffset, length, 'punch', 'payload.zero');
       if (status < 0) return status;
     }
     if (end <= size) return 0;
-    const more = Math.min(blocks - physical - 1, Math.floor(Math.min(MAX_GROWTH, size / 8) / length));
+    const growth = Math.max(MIN_GROWTH, Math.min(MAX_GROWTH, size / 8));
+    const more = Math.min(blocks - physical - 1, Math.floor(growth / length));
     const status = more > 0 ? this.source.setSize(end + more * length) : -ENOSPC;
     return status < 0 ? this.source.setSize(end) : status;
   }
@@ -248,9 +249,10 @@ export class VdiEditor extends TableEditor {
       }
     });
     this.free.gather();
-    this.#counterValue = bounds[NEXT]!;
-    this.#linked = bounds[LINKED] === 1;
-    bounds[LINKED] = 0;
+    const { dataOffset, blocks } = this.#state;
+    const held = Math.floor((this.source.size - dataOffset) / strideOf(this.#state));
+    this.#counterValue = Math.max(bounds[NEXT]!, Math.min(held, blocks));
+    this.#fresh.gather(this.#counterValue);
     return true;
   }
 
@@ -259,15 +261,14 @@ export class VdiEditor extends TableEditor {
     // Never behind the map: before it, and no smaller than what is there.
     let status = this.#counterValue > this.#bounds[WRITTEN]! ? this.#writeCounter(this.#counterValue) : 0;
     if (status < 0) return status;
-    // Where no entry came to name a block there is nothing that must be there before the entries.
-    if (this.#linked) status = this.commit.stable(this.source);
+    if (this.#fresh.isOrdered) status = this.commit.stable(this.source);
     if (status < 0) return status;
     status = this.buffer.writeTo(this.source, 'table.write');
     return status < 0 ? status : this.commit.stable(this.source);
   }
 
   settle(status: Status): void {
-    if (status < 0 && this.#linked) this.#bounds[LINKED] = 1;
+    this.#fresh.settle(status === 0);
     this.#map.settle(status === 0);
     this.free.settle(status === 0);
   }
@@ -298,6 +299,7 @@ export class VdiEditor extends TableEditor {
     }
     const end = blockHost(this.#state, bounds[NEXT]!) - this.#state.blockExtra;
     if (status < 0 || end >= this.source.size) return status;
+    this.#fresh.cut(bounds[NEXT]!);
     status = this.source.setSize(end);
     return status < 0 ? status : this.commit.stable(this.source);
   }
@@ -311,10 +313,10 @@ export class VdiEditor extends TableEditor {
       if (block === words) break;
       let status = this.#makeZeros(physical, true);
       this.commit.dirtied();
-      if (status === 0) status = this.#link(block, physical);
+      if (status === 0) status = this.#link(block, physical, true);
       if (status === -EAGAIN) {
         status = this.flush();
-        if (status === 0) status = this.#link(block, physical);
+        if (status === 0) status = this.#link(block, physical, true);
       }
       if (status < 0) return status;
     }

@@ -60,7 +60,7 @@ describe('the order of writes', () => {
     expect(image.changes()).toEqual([
       'flush',
       'header.write 0x0 +512',
-      'size.set 0x400 -> 0x1400',
+      'size.set 0x400 -> 0x8400',
       'payload.write 0x400 +4096',
     ]);
     expect(image.map()).toEqual(EMPTY.map);
@@ -72,7 +72,40 @@ describe('the order of writes', () => {
     expect(first[2]).toMatch(/^table.write 0x200 \+/);
     expect(first[3]).toBe('flush');
     expect(image.map()[2]).toBe(0);
+    // All that the file holds: it grew to the disk's eight blocks at once.
+    expect(image.counter()).toBe(8);
+    expect(report(image.memory).errors).toBe(0);
+    expect(image.disk.close()).toBe(0);
     expect(image.counter()).toBe(1);
+    expectClean(image.memory);
+  });
+
+  it('allocation where an earlier commit left stable zeros: payload, map, one flush', () => {
+    const image = opened(EMPTY);
+    image.write(2);
+    image.disk.flush();
+    image.changes();
+    image.write(5);
+    expect(image.disk.flush()).toBe(0);
+    expect(image.changes()).toEqual([
+      'payload.write 0x1400 +4096',
+      expect.stringMatching(/^table.write/),
+      'flush',
+    ]);
+    // A place that was used before needs the order.
+    image.punch(2);
+    image.disk.flush();
+    image.changes();
+    image.write(7);
+    expect(image.disk.flush()).toBe(0);
+    expect(image.changes()).toEqual([
+      'payload.zero (zero) 0x400 +4096',
+      'payload.write 0x400 +4096',
+      'flush',
+      expect.stringMatching(/^table.write/),
+      'flush',
+    ]);
+    expect(image.disk.close()).toBe(0);
     expectClean(image.memory);
   });
 
@@ -193,8 +226,10 @@ describe('space', () => {
     expect(image.map()).toEqual([0, ZERO, ZERO, 3, 1, 2]);
     expect(readDisk(image.disk, 4 * K + 512, K - 512)).toEqual(new Uint8Array(K - 512));
     expect(image.write(1)).toBe(K);
+    expect(image.map()[1]).toBe(ZERO);
+    expect(image.disk.close()).toBe(0);
+    expect(image.map()).toEqual([0, 4, ZERO, 3, 1, 2]);
     expect(image.physical()).toBe(5);
-    image.disk.close();
     expectClean(image.memory);
   });
 
@@ -277,12 +312,16 @@ describe('space', () => {
 
   it('a host without space: the error reaches the writer, and writing goes on after', () => {
     const image = opened(EMPTY);
-    image.write(0);
-    for (const step of ['size.set', 'payload.write'] as const) {
-      image.source.set({ step, nth: 1, times: 1, errno: ENOSPC, part: 0 });
+    // A batch that cannot be had is tried for one block.
+    for (const [step, times] of [
+      ['size.set', 2],
+      ['payload.write', 1],
+    ] as const) {
+      image.source.set({ step, nth: 1, times, errno: ENOSPC, part: 0 });
       expect(image.write(1)).toBe(-ENOSPC);
       image.source.lift();
     }
+    image.write(0);
     for (const step of ['header.write', 'table.write'] as const) {
       expect(image.write(step === 'header.write' ? 2 : 3)).toBe(K);
       image.source.set({ step, nth: 1, times: 1, errno: ENOSPC, part: 0 });

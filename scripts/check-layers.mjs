@@ -12,6 +12,7 @@ const LAYERS = [
   'source',
   'image',
   'formats',
+  'chain',
   'cache',
   'disk',
   'fuse',
@@ -23,7 +24,7 @@ const LAYERS = [
 const FORBIDDEN = [['formats', 'cache']];
 /** Packages and Node modules that only some layers may touch. */
 const GUARDED = [
-  { specifier: /^(node:)?fs(\/|$)/, layers: ['source', 'transport', 'daemon', 'cli'] },
+  { specifier: /^(node:)?fs(\/|$)/, layers: ['source', 'chain', 'transport', 'daemon', 'cli'] },
   { specifier: /^koffi$/, layers: ['source'] },
   { specifier: /^yargs(-parser)?$/, layers: ['cli'] },
   { specifier: /^pino$/, layers: ['daemon'] },

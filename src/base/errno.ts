@@ -32,6 +32,7 @@ export const EPROTO = 71;
 export const EOPNOTSUPP = 95;
 export const ECONNABORTED = 103;
 export const ENOTCONN = 107;
+export const ESTALE = 116;
 
 /** 0, or -errno. */
 export type Status = number;

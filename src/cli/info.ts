@@ -2,7 +2,8 @@
 
 import { resolve } from 'node:path';
 import { formatSize } from '../base/units.ts';
-import { openImages } from '../daemon/images.ts';
+import { DEFAULT_POLICY } from '../chain/policy.ts';
+import { closeImages, openImages } from '../daemon/images.ts';
 import { complain, type ImageArguments } from './image-arguments.ts';
 
 const OK = 0;
@@ -25,13 +26,13 @@ interface ImageInfo {
 
 function inspect(path: string, { format, formatOptions, lock }: ImageArguments): ImageInfo {
   const warnings: string[] = [];
-  const config = { images: [path], format, formatOptions, lock, readOnly: true };
+  const config = { images: [path], format, formatOptions, lock, readOnly: true, chain: DEFAULT_POLICY };
   const [opened] = openImages(config, (notice) =>
     warnings.push(notice.startsWith(`${path}: `) ? notice.slice(path.length + 2) : notice),
   );
   const { image, source } = opened!;
   const actualSize = source.allocated;
-  source.close();
+  closeImages([opened!]);
   return {
     filename: path,
     format: image.format,

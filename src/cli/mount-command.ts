@@ -5,6 +5,7 @@ import { basename, dirname, join, resolve } from 'node:path';
 import parser from 'yargs-parser';
 import { ImageError } from '../base/errors.ts';
 import { parseSize } from '../base/units.ts';
+import { DEFAULT_POLICY } from '../chain/policy.ts';
 import type { MountConfig } from '../daemon/config.ts';
 import { DRIVERS } from '../formats/registry.ts';
 import type { FormatId } from '../image/driver.ts';
@@ -109,6 +110,7 @@ export function configure({ paths, values }: CommandLine): MountConfig {
     mountpoint: resolveMountpoint(paths.at(-1)!),
     format: values.get('format') as FormatId | undefined,
     formatOptions: [...values].filter(([name]) => formatNames.has(name)),
+    chain: DEFAULT_POLICY,
     readOnly: values.has('ro'),
     sync: values.has('sync'),
     transport: (values.get('transport') ?? 'kernel') as TransportName,

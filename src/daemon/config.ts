@@ -1,5 +1,6 @@
 /** What one mount is to be: plain data, made by the command line, sent to the daemon's process. */
 
+import type { ChainPolicy } from '../chain/policy.ts';
 import type { FormatId } from '../image/driver.ts';
 import type { TransportName } from '../transport/transport.ts';
 
@@ -11,6 +12,8 @@ export interface MountConfig {
   readonly format: FormatId | undefined;
   /** Options of the formats: name → value. */
   readonly formatOptions: readonly (readonly [string, string])[];
+  /** How parents are found. */
+  readonly chain: ChainPolicy;
   readonly readOnly: boolean;
   /** Each write is stable when it returns. */
   readonly sync: boolean;

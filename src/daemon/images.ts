@@ -4,31 +4,34 @@ import { fstatSync } from 'node:fs';
 import { basename, extname } from 'node:path';
 import { ImageError } from '../base/errors.ts';
 import { guestOffset } from '../base/units.ts';
-import { DRIVERS } from '../formats/registry.ts';
+import { openParents } from '../chain/chain.ts';
+import { type Layer, type LayerContext, openContextOf, openLayer } from '../chain/layer.ts';
 import { NAME_BYTES } from '../fuse/filesystem.ts';
 import { type FileSeed, timeOf } from '../fuse/tree.ts';
-import type { Image, OpenContext, Report } from '../image/driver.ts';
-import { openImage } from '../image/open.ts';
+import type { Image, Report } from '../image/driver.ts';
 import { TableAllocator } from '../shared/paged-table.ts';
-import type { FileSource } from '../source/file.ts';
-import { openFile } from '../source/file.ts';
-import { lockImage } from '../source/image-lock.ts';
 import type { MountConfig } from './config.ts';
 import { holdersOfFile } from './holders.ts';
 
-export interface OpenedImage {
-  readonly path: string;
-  readonly source: FileSource;
-  readonly image: Image;
+export interface OpenedImage extends Layer {
+  /** Nearest first. */
+  readonly parents: readonly Layer[];
   /** What `Image.prepareEdit` gave; undefined where the image is only read. */
   readonly edit: unknown;
 }
 
-export type OpenConfig = Pick<MountConfig, 'images' | 'format' | 'formatOptions' | 'lock' | 'readOnly'>;
+export type OpenConfig = Pick<
+  MountConfig,
+  'images' | 'format' | 'formatOptions' | 'lock' | 'readOnly' | 'chain'
+>;
+
+export function closeImages(opened: readonly OpenedImage[]): void {
+  for (const { source, parents } of opened) for (const file of [{ source }, ...parents]) file.source.close();
+}
 
 /**
- * Opens every image, or none: throws ImageError for the first that fails, with all others closed. An image that
- * may be read but not written is opened read-only, with a notice that says why.
+ * Opens every image with its parents, or none: throws ImageError for the first that fails, with all others closed.
+ * An image that may be read but not written is opened read-only, with a notice that says why.
  */
 export function openImages(config: OpenConfig, report: Report): OpenedImage[] {
   const tables = new TableAllocator();
@@ -40,7 +43,7 @@ export function openImages(config: OpenConfig, report: Report): OpenedImage[] {
     }
     return opened;
   } catch (problem) {
-    for (const { source } of opened) source.close();
+    closeImages(opened);
     throw problem;
   }
 }
@@ -54,15 +57,21 @@ function openOne(
 ): OpenedImage {
   // Kept until the image is known to be one, and open.
   const notices: string[] = [];
-  const attempt = (as: 'read' | 'write'): OpenedImage =>
-    openAs(as, path, config, { tables, report: (text) => notices.push(text) });
+  const { lock, formatOptions } = config;
+  const context: LayerContext = {
+    tables,
+    formatOptions,
+    lock,
+    report: (text) => notices.push(text),
+    holders: holdersOfFile,
+  };
   let opened: OpenedImage;
   try {
-    opened = attempt(access);
+    opened = openAs(access, path, config, context);
   } catch (problem) {
     if (access === 'read' || !(problem instanceof ReadOnlyImage)) throw problem;
     notices.splice(0);
-    opened = attempt('read');
+    opened = openAs('read', path, config, context);
     notices.push(`${problem.message}; mounted read-only`);
   }
   for (const text of notices) report(text);
@@ -76,48 +85,34 @@ function openAs(
   access: 'read' | 'write',
   path: string,
   config: OpenConfig,
-  { tables, report }: { readonly tables: TableAllocator; readonly report: Report },
+  context: LayerContext,
 ): OpenedImage {
-  let source: FileSource;
+  let top: Layer;
   try {
-    source = openFile(path, access);
+    top = openLayer(path, access, config.format, context);
   } catch (problem) {
     if (problem instanceof ImageError && problem.kind === 'denied' && access === 'write') {
       throw new ReadOnlyImage(`${path}: cannot be written (permission denied)`);
     }
     throw problem;
   }
+  let parents: readonly Layer[] = [];
   try {
-    const { fd, device } = source.share();
-    if (config.lock) {
-      const notice = lockImage(fd, path, access, () => holdersOfFile(fd).join(', '));
-      if (notice !== undefined) report(notice);
-    }
-    const context = {
-      tables,
-      options: new Map(config.formatOptions),
-      report: (text: string) => report(`${path}: ${text}`),
-    };
-    const image = openImage(source, { drivers: DRIVERS, format: config.format, device, context });
-    const edit = access === 'write' ? prepareEdit(image, path, config, device, context) : undefined;
-    return { path, source, image, edit };
+    const found = openParents(top, config.chain, context);
+    parents = found.layers;
+    if (access === 'read') return { ...top, parents, edit: undefined };
+    const against = found.readOnly ?? reasonAgainst(top, config);
+    if (against !== undefined) throw new ReadOnlyImage(`${path}: ${against}`);
+    return { ...top, parents, edit: prepareEdit(top, context) };
   } catch (problem) {
-    source.close();
+    for (const { source } of [top, ...parents]) source.close();
     throw problem;
   }
 }
 
-function prepareEdit(
-  image: Image,
-  path: string,
-  config: OpenConfig,
-  device: boolean,
-  context: OpenContext,
-): unknown {
-  const against = reasonAgainst(image, config, device);
-  if (against !== undefined) throw new ReadOnlyImage(`${path}: ${against}`);
+function prepareEdit({ path, image }: Layer, context: LayerContext): unknown {
   try {
-    return image.prepareEdit(context);
+    return image.prepareEdit(openContextOf(path, context));
   } catch (problem) {
     if (!(problem instanceof ImageError)) throw problem;
     throw new ReadOnlyImage(`${path}: cannot be written: ${problem.message}`, { cause: problem });
@@ -125,7 +120,7 @@ function prepareEdit(
 }
 
 /** A device that nothing recognizes may be anything: nobody writes to it without having said what it is. */
-function reasonAgainst(image: Image, config: OpenConfig, device: boolean): string | undefined {
+function reasonAgainst({ image, device }: Layer, config: OpenConfig): string | undefined {
   if (image.format !== 'raw' || !device || config.format !== undefined) return undefined;
   return 'a device without a known format is written to only with --format=raw';
 }
@@ -157,14 +152,18 @@ export function exposedNames(paths: readonly string[]): string[] {
 
 export function fileSeeds(opened: readonly OpenedImage[]): FileSeed[] {
   const names = exposedNames(opened.map(({ path }) => path));
-  return opened.map(({ path, source, image, edit }, index) => {
+  return opened.map(({ path, source, image, parents, edit }, index) => {
     const shared = source.share();
     const stat = fstatSync(shared.fd, { bigint: true });
+    const top = { image: edit === undefined ? image.share() : { ...image.share(), edit }, source: shared };
     return {
       name: names[index]!,
-      image: edit === undefined ? image.share() : { ...image.share(), edit },
+      size: image.virtualSize,
+      layers: [
+        top,
+        ...parents.map((parent) => ({ image: parent.image.share(), source: parent.source.share() })),
+      ],
       writable: edit !== undefined,
-      source: shared,
       times: { atime: timeOf(stat.atimeNs), mtime: timeOf(stat.mtimeNs), ctime: timeOf(stat.ctimeNs) },
       blockSize: 4096,
       attributes: attributesOf(path, image),
@@ -204,12 +203,13 @@ export function countAllocation(
   report: Report,
 ): () => void {
   const counts = new Float64Array(allocated);
-  opened.forEach(({ source }, index) => {
-    counts[index] = source.allocated;
-  });
-  const steps = opened.map(({ image, source }, index) =>
-    counter(image, (bytes) => {
-      counts[index] = Math.min(bytes, source.allocated);
+  const steps = opened.flatMap((top, index) =>
+    [top, ...top.parents].map(({ image, source }) => {
+      const estimate = source.allocated;
+      counts[index]! += estimate;
+      return counter(image, (bytes) => {
+        counts[index]! -= estimate - Math.min(bytes, source.allocated);
+      });
     }),
   );
   let stopped = false;

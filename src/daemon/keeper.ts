@@ -14,7 +14,7 @@ export class Keeper {
 
   /** `thread` is the keeper's number among the threads of the mount. */
   constructor(tree: TreeSeed, thread: number, log: Log) {
-    const label = (file: number): string => tree.files[file]!.source.label;
+    const label = (file: number): string => tree.files[file]!.layers[0].source.label;
     const damaged = reportOnce((text) => log.warn(text));
     this.#worker = new Worker(new URL('./keeper-thread.js', import.meta.url), {
       resourceLimits: LIMITS,

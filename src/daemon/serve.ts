@@ -13,7 +13,7 @@ import { kernelTransport } from '../transport/kernel/session.ts';
 import { dismissSpares } from '../transport/kernel/workers.ts';
 import type { Mount, MountEnd, MountRequest, Transport, TransportName } from '../transport/transport.ts';
 import type { MountConfig } from './config.ts';
-import { countAllocation, fileSeeds, type OpenedImage, openImages } from './images.ts';
+import { closeImages, countAllocation, fileSeeds, type OpenedImage, openImages } from './images.ts';
 import { Keeper } from './keeper.ts';
 import type { Log } from './log.ts';
 import { mountShape } from './mountpoint.ts';
@@ -75,7 +75,7 @@ export async function serveMount(config: MountConfig, hooks: ServeHooks): Promis
   } finally {
     stopCounting();
     stopper.close();
-    for (const { source } of opened) source.close();
+    closeImages(opened);
   }
 }
 

@@ -1,14 +1,16 @@
 /**
  * The disk: the flat byte range that users see. This is the only place where mapping becomes bytes: one read
- * loop, one write loop and one zero loop over extents, for every format.
+ * loop, one write loop and one zero loop over extents, for every format. Where an image has a parent, its holes are
+ * the parent's disk, and so on down the chain.
  */
 
 import { EIO, ENOSPC, ENXIO, EROFS, type Moved, type Status } from '../base/errno.ts';
-import { type ByteCount, GIB, type GuestOffset, type HostOffset, roundDown, roundUp } from '../base/units.ts';
+import { type ByteCount, GIB, type GuestOffset, roundDown, roundUp } from '../base/units.ts';
 import type { EditCounters, Editor, Translator } from '../image/driver.ts';
-import { DATA, Extent } from '../image/extent.ts';
+import { DATA, Extent, HOLE } from '../image/extent.ts';
 import type { IoGate } from '../shared/io-gate.ts';
 import type { BlockSource } from '../source/block-source.ts';
+import { Forker } from './forker.ts';
 
 /** A 64 TiB disk of 1 MiB blocks takes less than a second. */
 const MAX_SEEK_MS = 2000;
@@ -30,13 +32,27 @@ export class Disk {
   readonly #source: BlockSource;
   readonly #extent = new Extent();
   readonly #edit: DiskEdit | undefined;
+  readonly #parent: Disk | undefined;
+  readonly #forker: Forker | undefined;
 
-  /** Without `edit` the disk is only read. */
-  constructor(size: ByteCount, translator: Translator, source: BlockSource, edit?: DiskEdit) {
+  /**
+   * Without `edit` the disk is only read. `parent` shows where the image has holes, and reads as zeros behind its
+   * end; nobody writes to it.
+   */
+  constructor(
+    size: ByteCount,
+    translator: Translator,
+    source: BlockSource,
+    { edit, parent }: { readonly edit?: DiskEdit | undefined; readonly parent?: Disk | undefined } = {},
+  ) {
     this.size = size;
     this.#translator = translator;
     this.#source = source;
     this.#edit = edit;
+    this.#parent = parent;
+    if (edit !== undefined && parent !== undefined) {
+      this.#forker = new Forker(edit.editor, translator, source, parent);
+    }
   }
 
   get writable(): boolean {
@@ -74,12 +90,23 @@ export class Disk {
         const moved = this.#source.readAt(target, start + done, count, extent.host);
         if (moved < 0) return moved;
         if (moved < count) return -EIO;
+      } else if (extent.kind === HOLE && this.#parent !== undefined) {
+        const filled = this.#parent.readFilled(target, start + done, count, (at + done) as GuestOffset);
+        if (filled < 0) return filled;
       } else {
         target.fill(0, start + done, start + done + count);
       }
       done += count;
     }
     return wanted;
+  }
+
+  /** Reads all of `length` bytes, zeros behind the end of the disk. Returns 0 or -errno. */
+  readFilled(target: Uint8Array, start: number, length: ByteCount, at: GuestOffset): Status {
+    const moved = at < this.size ? this.read(target, start, length, at) : 0;
+    if (moved < 0) return moved;
+    if (moved < length) target.fill(0, start + moved, start + length);
+    return 0;
   }
 
   /**
@@ -110,6 +137,12 @@ export class Disk {
       const here = (at + done) as GuestOffset;
       let status = this.#translator.locate(here, wanted - done, extent);
       if (status < 0) return status;
+      if (extent.kind === HOLE && this.#forker !== undefined) {
+        const forked = this.#forker.write(bytes, start + done, wanted - done, here);
+        if (forked < 0) return forked;
+        done += forked;
+        continue;
+      }
       if (extent.kind !== DATA) {
         const count = Math.min(extent.length, wanted - done);
         if (count < 1) return -EIO;
@@ -161,7 +194,7 @@ export class Disk {
     return status < 0 ? status : this.#zeroInPlace(last, end, how);
   }
 
-  /** Zeros what is DATA between `at` and `end`; the rest is zeros already. */
+  /** Zeros what is DATA between `at` and `end`, or what the parent shows; the rest is zeros already. */
   #zeroInPlace(at: number, end: number, how: 'punch' | 'keep'): Status {
     const extent = this.#extent;
     for (let here = at; here < end; ) {
@@ -172,10 +205,27 @@ export class Disk {
       if (extent.kind === DATA) {
         status = this.#source.zero(extent.host, count, how, 'payload.zero');
         if (status < 0) return status;
+      } else if (extent.kind === HOLE && this.#forker !== undefined) {
+        const hidden = this.#hide(this.#forker, here as GuestOffset, count);
+        if (hidden < 0) return hidden;
+        here += hidden;
+        continue;
       }
       here += count;
     }
     return 0;
+  }
+
+  /**
+   * Makes a hole read as zeros, whatever the parent has: as much of `length` bytes as can be done at once. Where the
+   * parent has no data nothing is done: nobody writes to it. Returns how much was done, or -errno.
+   */
+  #hide(forker: Forker, at: GuestOffset, length: ByteCount): Moved {
+    const data = this.#parent!.#find(at, at + length, 'data', Number.POSITIVE_INFINITY);
+    if (data < 0) return data;
+    if (data > at) return data - at;
+    const hole = this.#parent!.#find(at, at + length, 'hole', Number.POSITIVE_INFINITY);
+    return hole < 0 ? hole : forker.write(undefined, 0, hole - at, at);
   }
 
   /** Makes all stable that was acknowledged before the call. Returns 0 or -errno; 0 where the disk is only read. */
@@ -198,9 +248,9 @@ export class Disk {
     return this.#edit?.editor.counters() ?? NOTHING_COUNTED;
   }
 
-  /** Bytes that the image takes on its medium. Not for the data path. */
+  /** Bytes that the image and its parents take on their media. Not for the data path. */
   get allocated(): ByteCount {
-    return this.#source.allocated;
+    return this.#source.allocated + (this.#parent?.allocated ?? 0);
   }
 
   /** At the end of a mount, when no other thread works on the disk: leaves the image clean. Returns 0 or -errno. */
@@ -218,29 +268,39 @@ export class Disk {
    */
   seek(at: GuestOffset, whence: 'data' | 'hole'): Moved {
     if (at >= this.size) return -ENXIO;
+    const found = this.#find(at, this.size, whence, performance.now() + MAX_SEEK_MS);
+    return found === this.size && whence === 'data' ? -ENXIO : found;
+  }
+
+  /**
+   * The first offset from `at` on, below `end`, that holds data, or none; `end` where there is no such, -errno.
+   * Past the deadline, all is data.
+   */
+  #find(at: number, end: number, whence: 'data' | 'hole', deadline: number): Moved {
     const wantData = whence === 'data';
     const extent = this.#extent;
-    let here: number = at;
-    const deadline = performance.now() + MAX_SEEK_MS;
-    while (here < this.size) {
-      if (performance.now() > deadline) return wantData ? here : this.size;
-      const span = Math.min(this.size - here, SEEK_SPAN);
+    const limit = Math.min(end, this.size);
+    let here = at;
+    while (here < limit) {
+      if (performance.now() > deadline) return wantData ? here : end;
+      const span = Math.min(limit - here, SEEK_SPAN);
       const status = this.#translator.locate(here as GuestOffset, span, extent);
       if (status < 0) return status;
-      const length = Math.min(extent.length, this.size - here);
+      const length = Math.min(extent.length, limit - here);
       if (length < 1) return -EIO;
-      if (extent.kind !== DATA) {
-        if (!wantData) return here;
-        here += length;
-        continue;
-      }
-      const end = extent.host + length;
-      const found = wantData
-        ? this.#source.nextData(extent.host)
-        : this.#source.nextHole(extent.host as HostOffset);
-      if (found < end) return here + (found - extent.host);
+      let found = here + length;
+      if (extent.kind === DATA) {
+        const { host } = extent;
+        const there = wantData ? this.#source.nextData(host) : this.#source.nextHole(host);
+        found = Math.min(found, here + (there - host));
+      } else if (extent.kind === HOLE && this.#parent !== undefined) {
+        found = this.#parent.#find(here, found, whence, deadline);
+        if (found < 0) return found;
+      } else if (!wantData) return here;
+      if (found < here + length) return found;
       here += length;
     }
-    return wantData ? -ENXIO : this.size;
+    // Behind the end of the disk there is none.
+    return wantData ? end : here;
   }
 }

@@ -145,7 +145,7 @@ export class FileSystem {
 
   /** Bytes of a file; 0 where there is none. */
   sizeOf(node: number): ByteCount {
-    return this.#file(node)?.image.virtualSize ?? 0;
+    return this.#file(node)?.size ?? 0;
   }
 
   #isRootDirectory(node: number): boolean {
@@ -179,7 +179,7 @@ export class FileSystem {
     const index = node - this.#first;
     const file = seed.files[index];
     if (file === undefined) return -ENOENT;
-    out.size = file.image.virtualSize;
+    out.size = file.size;
     out.blocks = Math.ceil(Math.min(this.#allocated[index]!, out.size) / 512);
     out.mode = S_IFREG | this.#permissions(file);
     out.links = 1;
@@ -392,7 +392,7 @@ export class FileSystem {
   /** The disks' sizes added up: what df shows, all of it used. */
   size(): FileSystemSize {
     let total = 0;
-    for (const file of this.#seed.files) total += file.image.virtualSize;
+    for (const file of this.#seed.files) total += file.size;
     return { bytes: total, files: this.#seed.files.length };
   }
 }

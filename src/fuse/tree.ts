@@ -4,6 +4,7 @@
  * inside an operation) is in shared memory.
  */
 
+import type { ByteCount } from '../base/units.ts';
 import { Disk } from '../disk/disk.ts';
 import { driverOf } from '../formats/registry.ts';
 import type { Report, SharedImage } from '../image/driver.ts';
@@ -31,14 +32,21 @@ export function timeOfMs(ms: number): Time {
   return { seconds, nanoseconds: Math.min(999_999_999, Math.floor((ms - seconds * 1000) * 1_000_000)) };
 }
 
+/** One image of a chain. */
+export interface LayerSeed {
+  readonly image: SharedImage;
+  readonly source: SharedSource;
+}
+
 /** One raw file in the mount. */
 export interface FileSeed {
   /** "disk.raw" */
   readonly name: string;
-  /** Carries `edit` where the file is writable, and only there. */
-  readonly image: SharedImage;
+  /** Bytes of the file. */
+  readonly size: ByteCount;
+  /** The image, then its parents, nearest first. The first carries `edit` where the file is writable. */
+  readonly layers: readonly [LayerSeed, ...LayerSeed[]];
   readonly writable: boolean;
-  readonly source: SharedSource;
   /** Those of the image file. */
   readonly times: { readonly atime: Time; readonly mtime: Time; readonly ctime: Time };
   /** st_blksize. */
@@ -81,18 +89,41 @@ export function isWritable(seed: TreeSeed): boolean {
   return seed.files.some(({ writable }) => writable);
 }
 
+/** What a thread attaches disks with. */
+export interface AttachThread {
+  readonly pool: PagePool;
+  readonly gate: IoGate;
+  readonly report: Report;
+}
+
+/** The disk of `size` bytes that the layers show, the first on top, attached in this thread. */
+export function attachLayers(
+  [top, ...parents]: FileSeed['layers'],
+  size: ByteCount,
+  thread: AttachThread,
+): Disk {
+  let disk: Disk | undefined;
+  for (const layer of parents.toReversed()) disk = attachLayer(layer, layer.image.virtualSize, disk, thread);
+  return attachLayer(top, size, disk, thread);
+}
+
+function attachLayer(
+  { image, source: shared }: LayerSeed,
+  size: ByteCount,
+  parent: Disk | undefined,
+  { pool, gate, report }: AttachThread,
+): Disk {
+  const source = attachSource(shared);
+  const context = { pool, gate, report: (notice: string) => report(`${shared.label}: ${notice}`) };
+  const driver = driverOf(image.format);
+  const translator = driver.attach(image, source, context);
+  if (image.edit === undefined) return new Disk(size, translator, source, { parent });
+  const editor = driver.attachEditor(image, source, context, translator);
+  return new Disk(size, translator, source, { edit: { editor, gate }, parent });
+}
+
 /** The disks of a tree, in the order of its files, attached in this thread: thread `thread` of the gate. */
 export function attachDisks(seed: TreeSeed, report: Report, thread: number): Disk[] {
-  const pool = new PagePool(seed.pool);
-  const gate = new IoGate(seed.gate, thread);
-  return seed.files.map((file) => {
-    const { image } = file;
-    const source = attachSource(file.source);
-    const context = { pool, gate, report: (notice: string) => report(`${file.source.label}: ${notice}`) };
-    const driver = driverOf(image.format);
-    const translator = driver.attach(image, source, context);
-    if (image.edit === undefined) return new Disk(image.virtualSize, translator, source);
-    const editor = driver.attachEditor(image, source, context, translator);
-    return new Disk(image.virtualSize, translator, source, { editor, gate });
-  });
+  const context = { pool: new PagePool(seed.pool), gate: new IoGate(seed.gate, thread), report };
+  return seed.files.map(({ layers, size }) => attachLayers(layers, size, context));
 }

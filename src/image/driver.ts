@@ -14,6 +14,8 @@ import type { TableAllocator } from '../shared/paged-table.ts';
 import type { BlockSource } from '../source/block-source.ts';
 import type { CheckReport } from './check.ts';
 import type { Extent } from './extent.ts';
+import type { IdentityMark, ParentLink } from './parent.ts';
+import type { Reservation } from './reservation.ts';
 
 export type FormatId = 'raw' | 'vhd' | 'vhdx' | 'vdi' | 'qed';
 
@@ -59,6 +61,13 @@ export interface Image {
   readonly physicalSectorSize: number;
   /** The mapping unit in bytes; 0 where the format has none. */
   readonly blockSize: ByteCount;
+  /** By what its children know this image; empty where the format records nothing (QED, raw). */
+  readonly identity: readonly IdentityMark[];
+  /**
+   * What it says of its parent; undefined where it stands alone. Where it is there, holes of the disk read as the
+   * parent does, and as zeros behind the parent's end.
+   */
+  readonly parent: ParentLink | undefined;
   /** Format facts in words, in the order they should be shown: name in kebab-case → value. */
   readonly facts: ReadonlyMap<string, string>;
   /**
@@ -114,8 +123,8 @@ export interface EditCounters {
  */
 export interface Editor {
   /**
-   * The unit in which space is given back; 0 where the format cannot unmap (raw, fixed): then the disk layer
-   * only punches holes.
+   * The unit in which space is given back; 0 where the format cannot unmap (raw, fixed, differencing VHD): then the
+   * disk layer punches holes, and forks what the parent shows.
    */
   readonly unit: ByteCount;
   /** Before any change of bytes or tables. Cheap after the first time. Returns 0 or -errno. */
@@ -123,11 +132,33 @@ export interface Editor {
   /**
    * Makes `at` and as much as it can of `length` bytes from there DATA, as `locate` says afterwards, reading as
    * before (zeros). Takes blocks that were freed before the file grows. -ENOSPC where the host or the format
-   * has no room.
+   * has no room. In an image with a parent it is asked for ZERO only, and leaves alone what is HOLE.
    */
   allocate(at: GuestOffset, length: ByteCount): Status;
   /**
-   * Unmaps whole units: they read as zeros, whatever a parent holds. `at` is a multiple of `unit`; `length` is
+   * With a parent, what is HOLE is not allocated but forked: its place is reserved, filled, and only then named, so
+   * that nobody ever sees anything between the parent's bytes and the new ones. The caller holds the lock of
+   * the block from before it looked (`locate` said HOLE) until after `publish` or `cancel`.
+   */
+  lockBlock(at: GuestOffset): void;
+  unlockBlock(at: GuestOffset): void;
+  /** Bytes of what one lock of a block covers: a reservation lies in one block. */
+  readonly blockSize: ByteCount;
+  /**
+   * Finds a place for `at` and as much as it can of the `length` bytes from there, which are HOLE and in one block.
+   * The reservation is widened at both ends to what the format can name (a sector, a block), but never
+   * beyond the disk's end. Nothing of it is named yet. -ESTALE: it is not HOLE any more.
+   */
+  reserve(at: GuestOffset, length: ByteCount, out: Reservation): Status;
+  /**
+   * All bytes of the place are written: from now on `locate` says DATA. Whatever it returns, the place is no longer
+   * the caller's. -ESTALE: somebody discarded these bytes of the disk meanwhile.
+   */
+  publish(reservation: Reservation): Status;
+  /** The place was not filled: it stays unnamed. */
+  cancel(reservation: Reservation): void;
+  /**
+   * Unmaps whole units: they read as zeros, whatever a parent holds, what is HOLE included. `at` is a multiple of `unit`; `length` is
    * too, or reaches the end of the disk. Their host space is punched, and given out again after the next commit.
    * A block that the format must keep mapped is zeroed in place.
    */

@@ -32,6 +32,21 @@ export class FlatEditor implements Editor, CommitSteps {
     return -EIO;
   }
 
+  readonly blockSize = 0;
+  lockBlock(): void {}
+  unlockBlock(): void {}
+
+  /** No disk of one piece has a parent. */
+  reserve(): Status {
+    return -EIO;
+  }
+
+  publish(): Status {
+    return -EIO;
+  }
+
+  cancel(): void {}
+
   changed(): void {
     this.#commit.changed();
   }

@@ -3,26 +3,36 @@
  * what allocating and discarding do to its tables, and in which order they become stable.
  */
 
-import { EAGAIN, EIO, ENOSPC, type Status } from '../base/errno.ts';
+import { EAGAIN, EIO, ENOSPC, ESTALE, type Status } from '../base/errno.ts';
 import type { ByteCount, GuestOffset } from '../base/units.ts';
 import type { IoGate } from '../shared/io-gate.ts';
+import { Mutex } from '../shared/mutex.ts';
 import type { BlockSource } from '../source/block-source.ts';
 import { CommitBuffer } from './commit-buffer.ts';
 import type { EditContext, EditCounters, Editor } from './driver.ts';
 import { FreeSpace } from './free-space.ts';
 import { type CommitSteps, GroupCommit } from './group-commit.ts';
+import { Reservation } from './reservation.ts';
 
 /** Plain data: shared by all editors of an image. */
 export interface TableEditSeed {
   readonly commit: SharedArrayBuffer;
   readonly free: SharedArrayBuffer;
+  /** One lock for all blocks with the same number modulo FORK_LOCKS. */
+  readonly forks: SharedArrayBuffer;
 }
 
 /** `free`: host blocks, in the format's unit, that no table names. */
 export function tableEditSeed(free: Iterable<number> = []): TableEditSeed {
-  return { commit: GroupCommit.seed(), free: FreeSpace.seed(free) };
+  return {
+    commit: GroupCommit.seed(),
+    free: FreeSpace.seed(free),
+    forks: new SharedArrayBuffer(FORK_LOCKS * 4),
+  };
 }
 
+/** So many blocks of an image can be forked from its parent at once. */
+const FORK_LOCKS = 64;
 /** Units of a discard that are unmapped in one go, so that nobody waits long for the lock. */
 const DISCARD_SLICE = 1024;
 /** How long an allocation waits for freed space that another thread may still be touching. */
@@ -32,17 +42,21 @@ const sleeper = new Int32Array(new SharedArrayBuffer(4));
 
 export abstract class TableEditor implements Editor, CommitSteps {
   abstract readonly unit: ByteCount;
+  abstract readonly blockSize: ByteCount;
   protected readonly commit: GroupCommit;
   protected readonly free: FreeSpace;
   protected readonly source: BlockSource;
   protected readonly buffer = new CommitBuffer();
   readonly #gate: IoGate;
+  readonly #forks: readonly Mutex[];
 
   constructor(seed: TableEditSeed, source: BlockSource, context: EditContext) {
     this.commit = new GroupCommit(seed.commit);
     this.free = new FreeSpace(seed.free, context.gate);
     this.source = source;
     this.#gate = context.gate;
+    const words = new Int32Array(seed.forks);
+    this.#forks = Array.from(words, (_, at) => new Mutex(words, at));
   }
 
   /** Once per mount, under both locks: identities, and the state that says "written". 0 or -errno. */
@@ -54,6 +68,21 @@ export abstract class TableEditor implements Editor, CommitSteps {
    * follows. -EAGAIN: commit and try again.
    */
   protected abstract allocateLocked(at: GuestOffset, length: ByteCount): Status;
+
+  /**
+   * `Editor.reserve` under the allocation lock. -EAGAIN: commit and try again. Images that have no parent are never
+   * asked.
+   */
+  protected abstract reserveLocked(at: GuestOffset, length: ByteCount, out: Reservation): Status;
+
+  /**
+   * `Editor.publish` under the allocation lock. Payload must be stable before what it changes in the tables.
+   * -EAGAIN: commit and try again. -ESTALE, with the place taken back: what the parent showed there is gone.
+   */
+  protected abstract publishLocked(reservation: Reservation): Status;
+
+  /** `Editor.cancel` under the allocation lock. */
+  protected abstract cancelLocked(reservation: Reservation): void;
 
   /** `Editor.discard` under the allocation lock, of at most DISCARD_SLICE units. -EAGAIN as above: what is done stays. */
   protected abstract discardLocked(at: GuestOffset, length: ByteCount): Status;
@@ -95,6 +124,58 @@ export abstract class TableEditor implements Editor, CommitSteps {
       if (status < 0) return status;
     }
     return 0;
+  }
+
+  #forkLock(at: GuestOffset): Mutex {
+    return this.#forks[Math.floor(at / this.blockSize) % FORK_LOCKS]!;
+  }
+
+  lockBlock(at: GuestOffset): void {
+    this.#forkLock(at).lock();
+  }
+
+  unlockBlock(at: GuestOffset): void {
+    this.#forkLock(at).unlock();
+  }
+
+  reserve(at: GuestOffset, length: ByteCount, out: Reservation): Status {
+    this.#wanted = out;
+    return this.#retry(at, length, this.#reserve);
+  }
+
+  #wanted = new Reservation();
+  readonly #reserve = (at: GuestOffset, length: ByteCount): Status =>
+    this.reserveLocked(at, length, this.#wanted);
+
+  /** Unlike `#retry` it never renews the gate: the place must not be given to others before it is named. */
+  publish(reservation: Reservation): Status {
+    for (let tries = 0; tries < MAX_TRIES; tries += 1) {
+      this.commit.allocation.lock();
+      let status: Status;
+      try {
+        status = this.publishLocked(reservation);
+      } finally {
+        this.commit.dirtied();
+        this.commit.allocation.unlock();
+      }
+      if (status === -EAGAIN) status = this.flush();
+      else if (status === 0 || status === -ESTALE) return status;
+      if (status < 0) {
+        this.cancel(reservation);
+        return status;
+      }
+    }
+    this.cancel(reservation);
+    return -ENOSPC;
+  }
+
+  cancel(reservation: Reservation): void {
+    this.commit.allocation.lock();
+    try {
+      this.cancelLocked(reservation);
+    } finally {
+      this.commit.allocation.unlock();
+    }
   }
 
   #retry(at: GuestOffset, length: ByteCount, change: (at: GuestOffset, length: ByteCount) => Status): Status {

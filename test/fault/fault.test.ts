@@ -13,7 +13,7 @@ import { FORMATS } from '../model/formats.ts';
 import { examine } from '../powercut/harness.ts';
 import { writableSamples } from '../powercut/recordings.ts';
 import { work } from '../powercut/workload.ts';
-import { openEditable } from '../support/disk.ts';
+import { openEditable, parentDisk } from '../support/disk.ts';
 import { type Fault, FaultSource } from '../support/fault-source.ts';
 import { MemorySource } from '../support/memory-source.ts';
 import { random } from '../support/random.ts';
@@ -48,7 +48,7 @@ class Session {
     this.#bench = bench;
     this.memory = new MemorySource(file, sample.name, true);
     this.source = new FaultSource(this.memory);
-    const { disk, image } = openEditable(driver, this.source, sample.options, 1);
+    const { disk, image } = openEditable(driver, this.source, sample.options, 1, parentDisk(sample));
     this.guest = new FaultGuest(disk, content);
     const next = random(SEED);
     this.#step = () => work(this.guest, next, image.blockSize);
@@ -72,7 +72,7 @@ class Session {
     const found = new Uint8Array(this.guest.now.length);
     const options = sample.options ?? {};
     const problem =
-      examine({ driver, options }, new MemorySource(this.memory.bytes), found) ??
+      examine({ driver, options, parent: sample.parent }, new MemorySource(this.memory.bytes), found) ??
       (killed || Buffer.compare(found, this.guest.now) === 0
         ? this.guest.problemAfterKill(found)
         : 'it is not what was written');

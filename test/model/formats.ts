@@ -122,7 +122,9 @@ export const FORMATS: readonly WritableFormat[] = [
     ],
     qemu: {
       name: 'vhdx',
-      takes: (sample) => !/4096-byte logical|two identical|damaged|sequence 0|unknown/.test(sample),
+      // Nor does it bear that the log has yet to put the region table right: it reads that first.
+      takes: (sample) =>
+        !/4096-byte logical|two identical|damaged|sequence 0|unknown|region tables/.test(sample),
       checkOptions: ['-r', 'all'],
       accepts: (exitCode) => exitCode === 0,
     },

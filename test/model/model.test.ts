@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from 'vitest';
 import { driverOf } from '../../src/formats/registry.ts';
-import { openDisk, openEditable, readDisk } from '../support/disk.ts';
+import { openDisk, openEditable, parentDisk, readDisk } from '../support/disk.ts';
 import { samples as qed } from '../support/encoders/qed.ts';
 import { samples as vdi } from '../support/encoders/vdi.ts';
 import { samples as vhd } from '../support/encoders/vhd.ts';
@@ -44,11 +44,18 @@ describe.each([
         source,
         sample.options,
         round % 2 === 0 ? 1 : 1 << 20,
+        parentDisk(sample),
       );
       for (let n = 0; n < STEPS; n += 1) step(disk, model, work, image.blockSize);
       // Half of the rounds end without a clean end, after a flush: as if killed.
       expect(round % 2 === 0 ? disk.close() : disk.flush()).toBe(0);
-      const again = openDisk(driver, new MemorySource(source.bytes), sample.options);
+      const again = openDisk(
+        driver,
+        new MemorySource(source.bytes),
+        sample.options,
+        undefined,
+        parentDisk(sample),
+      );
       expect(Buffer.compare(readDisk(again.disk), model)).toBe(0);
       expect(again.notices.filter((notice) => !notices.includes(notice))).toEqual([]);
     }

@@ -6,12 +6,13 @@
 
 import { readFileSync, writeFileSync } from 'node:fs';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { Disk } from '../../src/disk/disk.ts';
+
 import { driverOf } from '../../src/formats/registry.ts';
+import { attachLayers, type FileSeed, type LayerSeed } from '../../src/fuse/tree.ts';
 import { IoGate } from '../../src/shared/io-gate.ts';
 import { PagePool } from '../../src/shared/page-pool.ts';
 import { TableAllocator } from '../../src/shared/paged-table.ts';
-import { attachSource, openFile } from '../../src/source/file.ts';
+import { type FileSource, openFile } from '../../src/source/file.ts';
 import { examine } from '../powercut/harness.ts';
 import { writableSamples } from '../powercut/recordings.ts';
 import { MemorySource } from '../support/memory-source.ts';
@@ -30,8 +31,34 @@ const THREADS = 4;
 const SAMPLES = 3;
 const MIN_DISK = 40_000;
 
+/** One for all: table numbers of a mount are its own. */
+const TABLES = new TableAllocator();
+
 const folder = privateFolder();
 const script = threadScript('test/model/threads/guest.ts');
+
+const isDeep = ({ parent }: SampleImage): boolean => parent?.parent !== undefined;
+
+/** The parents of a sample as files, nearest first. */
+function openParents(sample: SampleImage, path: string) {
+  const seeds: LayerSeed[] = [];
+  const sources: FileSource[] = [];
+  for (let parent = sample.parent; parent !== undefined; parent = parent.parent) {
+    const name = `${path}${sources.length + 1}`;
+    writeFileSync(name, parent.file);
+    const source = openFile(name, 'read');
+    sources.push(source);
+    const options = new Map(Object.entries(parent.options ?? {}));
+    const image = driverOf(parent.format).open(source, { tables: TABLES, report: () => {}, options });
+    seeds.push({ image: image.share(), source: source.share() });
+  }
+  return {
+    seeds,
+    close: () => {
+      for (const source of sources) source.close();
+    },
+  };
+}
 
 describe.each(FORMATS)('$format', (format) => {
   const driver = driverOf(format.format);
@@ -39,7 +66,7 @@ describe.each(FORMATS)('$format', (format) => {
   beforeAll(() => {
     samples = writableSamples(format, SEED)
       .filter(({ disk }) => disk.length >= MIN_DISK)
-      .filter((_, n, all) => n % Math.ceil(all.length / SAMPLES) === 0);
+      .filter((sample, n, all) => n % Math.ceil(all.length / SAMPLES) === 0 || isDeep(sample));
   });
 
   /** One mount: the threads work, one closes (or none: the daemon is killed), the file is looked at. */
@@ -55,18 +82,19 @@ describe.each(FORMATS)('$format', (format) => {
     const options = sample.options ?? {};
     const report = (): void => {};
     const source = openFile(path, 'write');
+    const parents = openParents(sample, `${path}-parent`);
     try {
-      const context = { tables: new TableAllocator(), report, options: new Map(Object.entries(options)) };
+      const context = { tables: TABLES, report, options: new Map(Object.entries(options)) };
       const image = driver.open(source, context);
       const shared = { ...image.share(), edit: image.prepareEdit(context) };
+      const layers: FileSeed['layers'] = [{ image: shared, source: source.share() }, ...parents.seeds];
       const pool = PagePool.seed(pages * 4200);
       const gate = IoGate.seed(THREADS + 1);
       const owners = divide(random(seed), image.virtualSize, image.blockSize, THREADS);
       const { blockSize } = image;
       const work = Array.from({ length: THREADS }, (_, thread): GuestData => {
         return {
-          shared,
-          source: source.share(),
+          layers,
           pool,
           gate,
           thread,
@@ -84,21 +112,23 @@ describe.each(FORMATS)('$format', (format) => {
         wanted[at] = results[owners.sectors[at >>> 9]!]!.model[at]!;
       }
       // As the last one of the threads.
-      const last = attachSource(source.share());
       const mine = { pool: new PagePool(pool), report, gate: new IoGate(gate, THREADS) };
-      const translator = driver.attach(shared, last, mine);
-      const editor = driver.attachEditor(shared, last, mine, translator);
-      const disk = new Disk(image.virtualSize, translator, last, { editor, gate: mine.gate });
+      const disk = attachLayers(layers, image.virtualSize, mine);
       expect([what, clean ? disk.close() : disk.flush()]).toEqual([what, 0]);
       expect(mine.pool.counters().pinned, `${what}: pages are still pinned`).toBe(0);
       const found = new Uint8Array(wanted.length);
-      const problem = examine({ driver, options }, new MemorySource(readFileSync(path)), found);
+      const problem = examine(
+        { driver, options, parent: sample.parent },
+        new MemorySource(readFileSync(path)),
+        found,
+      );
       expect([what, problem]).toEqual([what, undefined]);
       const wrong = found.findIndex((byte, at) => byte !== wanted[at]);
       if (wrong >= 0) expect.fail(`${what}: byte ${wrong} is ${found[wrong]}, not ${wanted[wrong]}`);
       return wanted;
     } finally {
       source.close();
+      parents.close();
     }
   }
 

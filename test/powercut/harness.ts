@@ -9,8 +9,10 @@ import type { Image } from '../../src/image/driver.ts';
 import { PagePool } from '../../src/shared/page-pool.ts';
 import { TableAllocator } from '../../src/shared/paged-table.ts';
 import type { BlockSource } from '../../src/source/block-source.ts';
+import { parentDisk } from '../support/disk.ts';
 import { between, type Random, random } from '../support/random.ts';
 import { type Change, describeChange, SECTOR } from '../support/recording-source.ts';
+import type { SampleImage } from '../support/sample.ts';
 import { Expectation } from './guest.ts';
 import { Medium } from './medium.ts';
 import type { Recording } from './workload.ts';
@@ -34,6 +36,7 @@ export interface CrashImage {
   readonly options: Readonly<Record<string, string>>;
   readonly file: Uint8Array;
   readonly disk: Uint8Array;
+  readonly parent?: SampleImage | undefined;
 }
 
 export interface CutResult {
@@ -48,9 +51,22 @@ const pool = new PagePool(PagePool.seed(1 << 18));
 const tables = new TableAllocator();
 const report = (): void => {};
 
+/** The disks of parents, which nothing changes: opened once. */
+const opened = new Map<SampleImage, Disk | undefined>();
+
+function beneath(parent: SampleImage | undefined): Disk | undefined {
+  if (parent === undefined) return undefined;
+  if (!opened.has(parent)) opened.set(parent, parentDisk({ parent }));
+  return opened.get(parent);
+}
+
 /** Opens a crash image, checks it, reads its disk into `buffer`. Returns what is wrong with it, or undefined. */
 export function examine(
-  { driver, options }: Pick<Recording, 'driver' | 'options'>,
+  {
+    driver,
+    options,
+    parent,
+  }: Pick<Recording, 'driver' | 'options'> & { readonly parent?: SampleImage | undefined },
   source: BlockSource,
   buffer: Uint8Array,
 ): string | undefined {
@@ -59,7 +75,8 @@ export function examine(
   let disk: Disk;
   try {
     image = driver.open(source, context);
-    disk = new Disk(image.virtualSize, driver.attach(image.share(), source, { pool, report }), source);
+    const translator = driver.attach(image.share(), source, { pool, report });
+    disk = new Disk(image.virtualSize, translator, source, { parent: beneath(parent) });
     if (driver.check !== undefined) {
       const { errors, findings } = driver.check(source, context);
       const first = findings.find(({ severity }) => severity === 'error');
@@ -201,6 +218,7 @@ export function cutPower(recording: Recording, plan: CutPlan): CutResult {
       if (plan.kept !== undefined && chosen !== undefined && images % plan.keepEvery! === 0) {
         const file = medium.bytes.slice(0, medium.size);
         plan.kept.push({
+          parent: recording.parent,
           name: recording.name,
           options: recording.options,
           file,

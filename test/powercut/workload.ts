@@ -7,13 +7,14 @@ import { Extent } from '../../src/image/extent.ts';
 import { PagePool } from '../../src/shared/page-pool.ts';
 import { TableAllocator } from '../../src/shared/paged-table.ts';
 import type { BlockSource } from '../../src/source/block-source.ts';
-import { openEditable } from '../support/disk.ts';
+import { openEditable, parentDisk } from '../support/disk.ts';
 import { FaultSource } from '../support/fault-source.ts';
 import { MemorySource } from '../support/memory-source.ts';
 import { between, type Random, randomBytes } from '../support/random.ts';
 import { type Change, RecordingSource, SECTOR } from '../support/recording-source.ts';
 import type { SampleImage } from '../support/sample.ts';
 import { Guest, type GuestEvent } from './guest.ts';
+import type { CrashImage } from './harness.ts';
 
 /** A workload and everything that the host file went through. */
 export interface Recording {
@@ -21,6 +22,8 @@ export interface Recording {
   readonly name: string;
   readonly driver: FormatDriver;
   readonly options: Readonly<Record<string, string>>;
+  /** What its holes show. */
+  readonly parent: SampleImage | undefined;
   /** The image before, stable. */
   readonly file: Uint8Array;
   /** Its disk. */
@@ -100,11 +103,12 @@ export interface Session {
 /** Sessions on one image, each opening what the one before left. */
 export function record(
   driver: FormatDriver,
-  sample: Pick<SampleImage, 'name' | 'file' | 'disk' | 'options'>,
+  sample: Pick<CrashImage, 'name' | 'file' | 'disk' | 'parent'> & Pick<SampleImage, 'options'>,
   next: Random,
   sessions: readonly Session[],
 ): Recording {
-  const { name, file, disk: content, options = {} } = sample;
+  const { name, file, disk: content, options = {}, parent } = sample;
+  const below = parentDisk({ parent });
   const memory = new MemorySource(file, name, true);
   const recording = new RecordingSource(memory);
   const source = new FaultSource(recording);
@@ -113,7 +117,7 @@ export function record(
   for (const { steps, end, flushes = 0.2 } of sessions) {
     source.set({ step: undefined, nth: Number.POSITIVE_INFINITY, times: 0, errno: EIO, part: 0 });
     const pool = next() < 0.5 ? 1 : 1 << 18;
-    const { disk, image } = openEditable(driver, source, options, pool);
+    const { disk, image } = openEditable(driver, source, options, pool, below);
     guest.attach(disk);
     mounts.push(recording.changes.length);
     const dies = end === 'die' || end === 'die in flush';
@@ -141,6 +145,7 @@ export function record(
     name,
     driver,
     options,
+    parent,
     file,
     content,
     changes,

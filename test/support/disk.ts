@@ -2,11 +2,14 @@
 
 import { guestOffset } from '../../src/base/units.ts';
 import { Disk } from '../../src/disk/disk.ts';
+import { driverOf } from '../../src/formats/registry.ts';
 import type { FormatDriver, Image } from '../../src/image/driver.ts';
 import { IoGate } from '../../src/shared/io-gate.ts';
 import { PagePool } from '../../src/shared/page-pool.ts';
 import { TableAllocator } from '../../src/shared/paged-table.ts';
 import type { BlockSource } from '../../src/source/block-source.ts';
+import { MemorySource } from './memory-source.ts';
+import type { SampleImage } from './sample.ts';
 
 export interface OpenedDisk {
   readonly image: Image;
@@ -17,13 +20,14 @@ export interface OpenedDisk {
 
 /**
  * Opens `source` with `driver` and attaches a disk to a clone of what it shares, as another thread would.
- * `poolBytes` bounds the table pages (small values exercise eviction).
+ * `poolBytes` bounds the table pages (small values exercise eviction). `parent` shows in the image's holes.
  */
 export function openDisk(
   driver: FormatDriver,
   source: BlockSource,
-  options: Record<string, string> = {},
+  options: Readonly<Record<string, string>> = {},
   poolBytes = 1 << 20,
+  parent?: Disk,
 ): OpenedDisk {
   const notices: string[] = [];
   const report = (notice: string) => notices.push(notice);
@@ -32,7 +36,7 @@ export function openDisk(
   const pool = new PagePool(PagePool.seed(poolBytes));
   const shared = structuredClone(image.share());
   const translator = driver.attach(shared, source, { pool, report });
-  return { image, disk: new Disk(image.virtualSize, translator, source), notices };
+  return { image, disk: new Disk(image.virtualSize, translator, source, { parent }), notices };
 }
 
 export interface EditableDisk extends OpenedDisk {
@@ -46,8 +50,9 @@ export interface EditableDisk extends OpenedDisk {
 export function openEditable(
   driver: FormatDriver,
   source: BlockSource,
-  options: Record<string, string> = {},
+  options: Readonly<Record<string, string>> = {},
   poolBytes = 1 << 20,
+  parent?: Disk,
 ): EditableDisk {
   const notices: string[] = [];
   const report = (notice: string) => notices.push(notice);
@@ -58,8 +63,15 @@ export function openEditable(
   const shared = structuredClone({ ...image.share(), edit: image.prepareEdit(context) });
   const translator = driver.attach(shared, source, { pool, report });
   const editor = driver.attachEditor(shared, source, { pool, report, gate }, translator);
-  const disk = new Disk(image.virtualSize, translator, source, { editor, gate });
+  const disk = new Disk(image.virtualSize, translator, source, { edit: { editor, gate }, parent });
   return { image, disk, notices, pool };
+}
+
+/** The disk beneath a sample, down the whole chain: opened for reading, each image in memory of its own. */
+export function parentDisk({ parent }: { readonly parent?: SampleImage | undefined }): Disk | undefined {
+  if (parent === undefined) return undefined;
+  const source = new MemorySource(parent.file, parent.name);
+  return openDisk(driverOf(parent.format), source, parent.options, 1 << 18, parentDisk(parent)).disk;
 }
 
 /** Bytes `at` to `at + length` of the disk. Throws with the errno where they cannot be read. */

@@ -10,6 +10,8 @@ export interface SampleImage {
   readonly file: Uint8Array;
   /** The disk's bytes. */
   readonly disk: Uint8Array;
+  /** What its holes show: `disk` is what both make together. */
+  readonly parent?: SampleImage;
   /** Format options (`-o name=value`) needed to read it so. */
   readonly options?: Readonly<Record<string, string>>;
 }

@@ -40,6 +40,7 @@ const HEADER_SECTOR = 512;
 
 export class QedEditor extends TableEditor {
   readonly unit: ByteCount;
+  readonly blockSize: ByteCount;
   readonly #geometry: Geometry;
   readonly #bounds: Uint32Array<SharedArrayBuffer>;
   readonly #fresh: FreshSpace;
@@ -62,6 +63,7 @@ export class QedEditor extends TableEditor {
   ) {
     super(edit, source, context);
     this.unit = geometry.clusterSize;
+    this.blockSize = geometry.clusterSize;
     this.#geometry = geometry;
     this.#bounds = new Uint32Array(edit.bounds);
     this.#fresh = new FreshSpace(edit.fresh);
@@ -241,6 +243,16 @@ export class QedEditor extends TableEditor {
     }
     return to > this.source.size ? this.source.setSize(to) : 0;
   }
+
+  protected reserveLocked(): Status {
+    return -EIO;
+  }
+
+  protected publishLocked(): Status {
+    return -EIO;
+  }
+
+  protected cancelLocked(): void {}
 
   protected discardLocked(at: GuestOffset, length: ByteCount): Status {
     const { clusterSize, tableEntries } = this.#geometry;

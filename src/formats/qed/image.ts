@@ -3,6 +3,7 @@
 import { ImageError } from '../../base/errors.ts';
 import { type ByteCount, type GuestOffset, guestOffset } from '../../base/units.ts';
 import type { Image, OpenContext, SharedImage } from '../../image/driver.ts';
+import type { IdentityMark, ParentLink } from '../../image/parent.ts';
 import { PAGE_WORDS } from '../../shared/page-pool.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import type { Geometry } from './geometry.ts';
@@ -23,6 +24,8 @@ export class QedImage implements Image {
   readonly virtualSize: ByteCount;
   readonly blockSize: ByteCount;
   readonly facts: ReadonlyMap<string, string>;
+  readonly identity: readonly IdentityMark[] = [];
+  readonly parent: ParentLink | undefined = undefined;
   readonly #header: QedHeader;
   readonly #geometry: Geometry;
   readonly #state: QedState;

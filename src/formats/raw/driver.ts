@@ -23,6 +23,9 @@ class RawImage implements Image {
   readonly physicalSectorSize = 512;
   readonly blockSize = 0;
   readonly facts = new Map<string, string>();
+  /** Its bytes are all that there is. */
+  readonly identity = [];
+  readonly parent = undefined;
   readonly virtualSize: ByteCount;
   readonly #allocated: ByteCount;
 

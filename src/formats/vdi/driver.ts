@@ -1,6 +1,6 @@
 /** VDI: VirtualBox's disk image. One map of u32 block numbers, no checksum, no journal. See README.md. */
 
-import { formatGuid } from '../../base/guid.ts';
+import { formatGuid, isZero } from '../../base/guid.ts';
 import { type ByteCount, type GuestOffset, guestOffset, hex } from '../../base/units.ts';
 import { scanTable } from '../../image/count.ts';
 import type {
@@ -12,10 +12,12 @@ import type {
   SharedImage,
 } from '../../image/driver.ts';
 import { NO_MATCH } from '../../image/driver.ts';
+import type { IdentityMark, ParentLink } from '../../image/parent.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import { checkVdi } from './check.ts';
 import { prepareEdit, type VdiEdit, VdiEditor } from './editor.ts';
 import { anyHeaderSize, readHeader, type VdiHeader, variantOf } from './header.ts';
+import { identityOf, parentOf } from './parent.ts';
 import { HEADER_AT, header0, header1, preHeader, SIGNATURE } from './structs.ts';
 import { blockHost, mapLoader, type VdiState, VdiTranslator } from './translator.ts';
 
@@ -27,6 +29,8 @@ class VdiImage implements Image {
   readonly virtualSize: ByteCount;
   readonly blockSize: ByteCount;
   readonly facts: ReadonlyMap<string, string>;
+  readonly identity: readonly IdentityMark[];
+  readonly parent: ParentLink | undefined;
   readonly #state: VdiState;
   readonly #source: BlockSource;
   readonly #header: VdiHeader;
@@ -37,6 +41,8 @@ class VdiImage implements Image {
     this.virtualSize = virtualSize;
     this.blockSize = blockSize;
     this.facts = factsOf(header);
+    this.identity = identityOf(header);
+    this.parent = parentOf(header);
     this.#source = source;
     this.#header = header;
     const map = context.tables.allocate(Math.ceil(virtualSize / blockSize));
@@ -76,6 +82,8 @@ function factsOf(header: VdiHeader): Map<string, string> {
   if (header.comment !== '') facts.set('comment', header.comment);
   facts.set('uuid-create', formatGuid(header.createUuid));
   facts.set('uuid-modify', formatGuid(header.modifyUuid));
+  if (!isZero(header.linkageUuid)) facts.set('parent-uuid-create', formatGuid(header.linkageUuid));
+  if (!isZero(header.parentModifyUuid)) facts.set('parent-uuid-modify', formatGuid(header.parentModifyUuid));
   facts.set('recorded-size', `${header.recordedSize}`);
   facts.set('size-rule', header.recordedSize === header.virtualSize ? 'recorded' : 'rounded down to 512');
   facts.set('block-extra', `${header.blockExtra}`);

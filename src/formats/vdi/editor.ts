@@ -13,13 +13,16 @@
  * The file grows in batches, so most commits are one flush. A crash leaves blocks that nobody names: the counter is
  * too large, which every reader bears.
  *
+ * Where a parent shows, the place is filled before the entry is published (`reserve`), and step 3 is always done: what
+ * the disk shows until then is no zeros.
+ *
  * Discarded blocks become zero entries; their places are punched, and given out again after the commit. VDI
  * knows no free blocks inside the file: used numbers are 0 to counter - 1, and another writer allocates at the
  * counter. So at the end of a mount, places that nobody uses are cut off at the end of the file, and those in
  * between are given to blocks of the disk that read as zeros (`finish`): no data is moved for it.
  */
 
-import { EAGAIN, ENOSPC, type Status } from '../../base/errno.ts';
+import { EAGAIN, ENOSPC, ESTALE, type Status } from '../../base/errno.ts';
 import { corrupt, ImageError, unsupported } from '../../base/errors.ts';
 import { randomGuid } from '../../base/guid.ts';
 import { type ByteCount, type GuestOffset, type HostOffset, hex, MIB } from '../../base/units.ts';
@@ -27,12 +30,21 @@ import { MAX_SCANNED_WORDS } from '../../image/count.ts';
 import type { EditContext } from '../../image/driver.ts';
 import { NONE } from '../../image/free-space.ts';
 import { FreshSpace } from '../../image/fresh-space.ts';
+import type { Reservation } from '../../image/reservation.ts';
 import { TableEditor, type TableEditSeed, tableEditSeed } from '../../image/table-editor.ts';
 import { EIGHTH_WORDS, type PagedTable } from '../../shared/paged-table.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import type { VdiHeader } from './header.ts';
 import { scanMap, strideOf, unusedRuns } from './map-scan.ts';
-import { counterPlace, ENTRY_ZERO, FLAG_ZERO_EXPAND, modifyUuidPlace, TYPE_FIXED } from './structs.ts';
+import { parentOf } from './parent.ts';
+import {
+  counterPlace,
+  ENTRY_FREE,
+  ENTRY_ZERO,
+  FLAG_ZERO_EXPAND,
+  modifyUuidPlace,
+  TYPE_FIXED,
+} from './structs.ts';
 import { blockHost, type VdiState } from './translator.ts';
 
 /** Plain data: shared by the editors of all threads. */
@@ -45,6 +57,8 @@ export interface VdiEdit extends TableEditSeed {
   readonly fresh: SharedArrayBuffer;
   /** Whether a discard unmaps blocks; else it punches them in place, and they stay. */
   readonly unmaps: boolean;
+  /** Whether free entries show a parent: then they are no zeros. */
+  readonly hasParent: boolean;
   /** Bytes of the file: what lies behind was added by this mount. */
   readonly sizeAtOpen: ByteCount;
   /** Host offsets of two fields of the header. */
@@ -91,6 +105,7 @@ export function prepareEdit(header: VdiHeader, source: BlockSource): VdiEdit {
     fresh: FreshSpace.seed(),
     sizeAtOpen: source.size,
     unmaps: header.type !== TYPE_FIXED,
+    hasParent: parentOf(header) !== undefined,
     counterAt: counterPlace(header.version),
     modifyUuidAt: modifyUuidPlace(header.version),
   };
@@ -108,6 +123,7 @@ function unwritable({ kind, message }: ImageError): ImageError {
 
 export class VdiEditor extends TableEditor {
   readonly unit: ByteCount;
+  readonly blockSize: ByteCount;
   readonly #state: VdiState;
   readonly #edit: VdiEdit;
   readonly #bounds: Uint32Array<SharedArrayBuffer>;
@@ -116,10 +132,12 @@ export class VdiEditor extends TableEditor {
   readonly #counter = new Uint8Array(4);
   /** Of the commit that this thread gathered. */
   #counterValue = 0;
+  #taken = 0;
 
   constructor(state: VdiState, edit: VdiEdit, source: BlockSource, context: EditContext, map: PagedTable) {
     super(edit, source, context);
     this.unit = edit.unmaps ? state.blockSize : 0;
+    this.blockSize = state.blockSize;
     this.#state = state;
     this.#edit = edit;
     this.#bounds = new Uint32Array(edit.bounds);
@@ -146,16 +164,59 @@ export class VdiEditor extends TableEditor {
   #allocateBlock(block: number): Status {
     const entry = this.#map.get(block);
     if (entry < 0) return entry;
-    // Another thread was first.
-    if (entry < ENTRY_ZERO) return 0;
+    // Another thread was first; or the parent shows there, and nobody asked for it.
+    if (entry < ENTRY_ZERO || (entry === ENTRY_FREE && this.#edit.hasParent)) return 0;
+    const wasUsed = this.#take();
+    if (wasUsed < 0) return wasUsed;
+    const status = this.#link(block, this.#taken, wasUsed === 1);
+    if (status < 0) this.free.giveBack(this.#taken);
+    return status;
+  }
+
+  /** Finds a physical block that nobody uses, makes it zeros, puts it in `#taken`. 1 if it was used before, else 0; -errno. */
+  #take(): number {
     // What was freed but not yet committed comes back; more blocks than the disk has there are not.
     const freed = this.free.take();
     const physical = freed === NONE ? this.#bounds[NEXT]! : freed;
     if (physical >= this.#state.blocks) return this.free.count > 0 ? -EAGAIN : -ENOSPC;
-    let status = this.#makeZeros(physical, freed !== NONE);
-    if (status === 0) status = this.#link(block, physical, freed !== NONE);
-    if (status < 0 && freed !== NONE) this.free.giveBack(physical);
-    return status;
+    const status = this.#makeZeros(physical, freed !== NONE);
+    if (status < 0) {
+      if (freed !== NONE) this.free.giveBack(physical);
+      return status;
+    }
+    this.#taken = physical;
+    if (freed !== NONE) return 1;
+    this.#bounds[NEXT] = physical + 1;
+    return 0;
+  }
+
+  protected reserveLocked(at: GuestOffset, _length: ByteCount, out: Reservation): Status {
+    const { blockSize, virtualSize } = this.#state;
+    const block = Math.floor(at / blockSize);
+    const entry = this.#map.get(block);
+    if (entry < 0) return entry;
+    if (entry !== ENTRY_FREE) return -ESTALE;
+    const status = this.#take();
+    if (status < 0) return status;
+    const from = block * blockSize;
+    const host = blockHost(this.#state, this.#taken);
+    return out.set(from, Math.min(blockSize, virtualSize - from), host, true, this.#taken);
+  }
+
+  protected publishLocked({ at, token }: Reservation): Status {
+    const block = Math.floor(at / this.#state.blockSize);
+    const entry = this.#map.get(block);
+    if (entry < 0) return entry;
+    if (entry !== ENTRY_FREE) {
+      this.free.giveBack(token);
+      return -ESTALE;
+    }
+    // What the parent shows is no zeros: the copy must be there before the entry, wherever its place is.
+    return this.#link(block, token, true);
+  }
+
+  protected cancelLocked({ token }: Reservation): void {
+    this.free.giveBack(token);
   }
 
   #link(block: number, physical: number, wasUsed: boolean): Status {
@@ -163,7 +224,6 @@ export class VdiEditor extends TableEditor {
     if (status < 0) return status;
     if (wasUsed || !this.#isAdded(physical)) this.#fresh.namedUsed();
     else this.#fresh.namedNew(physical);
-    this.#bounds[NEXT] = Math.max(this.#bounds[NEXT]!, physical + 1);
     return 0;
   }
 
@@ -200,6 +260,7 @@ export class VdiEditor extends TableEditor {
     let status: Status = 0;
     for (let block = Math.floor(at / blockSize); block < end && status === 0; block += 1) {
       const entry = this.#map.get(block);
+      if (entry === ENTRY_FREE && this.#edit.hasParent) status = this.#map.set(block, ENTRY_ZERO);
       if (entry >= blocks) continue;
       status = entry < 0 ? entry : this.#unmap(block, entry);
       if (status < 0) break;
@@ -304,23 +365,69 @@ export class VdiEditor extends TableEditor {
     return status < 0 ? status : this.commit.stable(this.source);
   }
 
-  /** Gives unused places to blocks of the disk that read as zeros. There are enough of them. */
+  /**
+   * Gives unused places to blocks of the disk that read as zeros. Where those are too few, because the parent shows in
+   * all others, the last blocks of the file move into the places that are left.
+   */
   #fillHoles(holes: readonly number[]): Status {
     const { words } = this.#map;
+    const last = this.#edit.hasParent ? ENTRY_ZERO : ENTRY_FREE;
     let block = 0;
-    for (const physical of holes) {
-      while (block < words && this.#map.get(block) < ENTRY_ZERO) block += 1;
+    let filled = 0;
+    for (; filled < holes.length; filled += 1) {
+      while (block < words && !(this.#map.get(block) >= ENTRY_ZERO && this.#map.get(block) <= last))
+        block += 1;
       if (block === words) break;
-      let status = this.#makeZeros(physical, true);
-      this.commit.dirtied();
-      if (status === 0) status = this.#link(block, physical, true);
-      if (status === -EAGAIN) {
-        status = this.flush();
-        if (status === 0) status = this.#link(block, physical, true);
-      }
+      let status = this.#makeZeros(holes[filled]!, true);
+      if (status === 0) status = this.#relink(block, holes[filled]!);
       if (status < 0) return status;
     }
-    return this.flush();
+    const status = filled < holes.length ? this.#moveInto(holes.slice(filled)) : 0;
+    return status < 0 ? status : this.flush();
+  }
+
+  /** The last blocks of the file into `holes`, ascending: then there are none. Their old places stay as they are. */
+  #moveInto(holes: readonly number[]): Status {
+    const bounds = this.#bounds;
+    const { blockSize, blockExtra } = this.#state;
+    const end = bounds[NEXT]! - holes.length;
+    const targets = holes.filter((hole) => hole < end);
+    for (let block = 0; block < this.#map.words && targets.length > 0; block += 1) {
+      const physical = this.#map.get(block);
+      if (physical < end || physical >= bounds[NEXT]!) continue;
+      const target = targets.pop()!;
+      const from = blockHost(this.#state, physical) - blockExtra;
+      let status = this.#copy(from, blockHost(this.#state, target) - blockExtra, blockSize + blockExtra);
+      if (status === 0) status = this.#relink(block, target);
+      if (status < 0) return status;
+    }
+    const status = this.flush();
+    if (status === 0) bounds[NEXT] = end;
+    return status;
+  }
+
+  #copy(from: number, to: number, length: ByteCount): Status {
+    const buffer = new Uint8Array(Math.min(length, MIB));
+    for (let done = 0; done < length; done += buffer.length) {
+      const count = Math.min(buffer.length, length - done);
+      const moved = this.source.readAt(buffer, 0, count, (from + done) as HostOffset);
+      if (moved < 0) return moved;
+      // The file may end within its last block.
+      buffer.fill(0, moved, count);
+      const status = this.source.writeAt(buffer, 0, count, (to + done) as HostOffset, 'payload.write');
+      if (status < 0) return status;
+    }
+    return 0;
+  }
+
+  /** `#link` at the end of a mount, with a commit where the tables want one. */
+  #relink(block: number, physical: number): Status {
+    this.commit.dirtied();
+    const status = this.#link(block, physical, true);
+    if (status !== -EAGAIN) return status;
+    const flushed = this.flush();
+    this.commit.dirtied();
+    return flushed < 0 ? flushed : this.#link(block, physical, true);
   }
 }
 

@@ -1,7 +1,7 @@
 /** Reading and judging the header, both versions. Everything here runs once, at open. */
 
 import { corrupt, ImageError, unsupported } from '../../base/errors.ts';
-import { formatGuid, isZero } from '../../base/guid.ts';
+import { isZero } from '../../base/guid.ts';
 import { hex, isPowerOfTwo, MIB, roundDown } from '../../base/units.ts';
 import type { OpenContext, Report } from '../../image/driver.ts';
 import { type Decoded, safeNumber } from '../../layout/struct.ts';
@@ -50,6 +50,9 @@ export interface VdiHeader {
   readonly blocksAllocated: number;
   readonly createUuid: Uint8Array;
   readonly modifyUuid: Uint8Array;
+  /** Create and modify UUID of the parent; null where there is none (0.2 records no modify UUID). */
+  readonly linkageUuid: Uint8Array;
+  readonly parentModifyUuid: Uint8Array;
   readonly geometry: Geometry;
   readonly logicalGeometry: Geometry | undefined;
 }
@@ -101,8 +104,9 @@ export function readHeader(source: BlockSource, anySize: boolean, report: Report
   if (variant === undefined) {
     throw unsupported(`${place('type')}: image type is ${raw.type}, known are 1 to 4`);
   }
-  if (!isZero(raw.linkageUuid) || !isZero(raw.parentModifyUuid)) throw parentWanted(raw);
-  if (raw.type === TYPE_UNDO || raw.type === TYPE_DIFFERENCING) {
+  // VirtualBox goes by the UUID, not by the type.
+  const alone = isZero(raw.linkageUuid) && isZero(raw.parentModifyUuid);
+  if (alone && (raw.type === TYPE_UNDO || raw.type === TYPE_DIFFERENCING)) {
     report(`${place('type')}: image type is ${variant}, but no parent is named; free blocks read as zeros`);
   }
 
@@ -195,6 +199,8 @@ export function readHeader(source: BlockSource, anySize: boolean, report: Report
     blocksAllocated: raw.blocksAllocated,
     createUuid: raw.createUuid,
     modifyUuid: raw.modifyUuid,
+    linkageUuid: raw.linkageUuid,
+    parentModifyUuid: raw.parentModifyUuid,
     geometry: raw,
     logicalGeometry: lchs,
   };
@@ -225,15 +231,6 @@ function readPart(source: BlockSource, name: string, at: number, length: number)
     outcome < 0
       ? new ImageError('io', `VDI ${name} at ${hex(at)}: it cannot be read (errno ${-outcome})`)
       : corrupt(`VDI ${name} at ${hex(at)}: it takes ${length} bytes, the file has ${outcome} of them`),
-  );
-}
-
-function parentWanted(raw: RawHeader): ImageError {
-  const name = (uuid: Uint8Array) => (isZero(uuid) ? '(not recorded)' : formatGuid(uuid));
-  return new ImageError(
-    'missing',
-    `VDI header: the image is a difference to a parent with create UUID ${name(raw.linkageUuid)} ` +
-      `and modify UUID ${name(raw.parentModifyUuid)}, which is needed to read it`,
   );
 }
 

@@ -45,6 +45,7 @@ const MAX_GROWTH = 64 * MIB;
 
 export class DynamicEditor extends TableEditor {
   readonly unit: ByteCount;
+  readonly blockSize: ByteCount;
   readonly #layout: Layout;
   readonly #edit: DynamicEdit;
   readonly #bounds: Float64Array<SharedArrayBuffer>;
@@ -69,6 +70,7 @@ export class DynamicEditor extends TableEditor {
     super(edit, source, context);
     this.#layout = state.layout;
     this.unit = edit.unmaps ? state.layout.blockSize : 0;
+    this.blockSize = state.layout.blockSize;
     this.#edit = edit;
     this.#bounds = edit.bounds;
     this.#translator = translator;
@@ -215,6 +217,16 @@ export class DynamicEditor extends TableEditor {
     }
     return 0;
   }
+
+  protected reserveLocked(): Status {
+    return -EIO;
+  }
+
+  protected publishLocked(): Status {
+    return -EIO;
+  }
+
+  protected cancelLocked(): void {}
 
   protected discardLocked(at: GuestOffset, length: ByteCount): Status {
     const layout = this.#layout;

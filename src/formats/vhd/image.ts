@@ -3,6 +3,7 @@
 import { type ByteCount, type GuestOffset, guestOffset } from '../../base/units.ts';
 import { scanTable } from '../../image/count.ts';
 import type { Image, SharedImage } from '../../image/driver.ts';
+import type { IdentityMark, ParentLink } from '../../image/parent.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import type { Batmap } from './batmap.ts';
 import type { FoundFooter } from './footer.ts';
@@ -30,6 +31,8 @@ export class VhdImage implements Image {
   readonly virtualSize: ByteCount;
   readonly blockSize: ByteCount;
   readonly facts: ReadonlyMap<string, string>;
+  readonly identity: readonly IdentityMark[] = [];
+  readonly parent: ParentLink | undefined = undefined;
   readonly source: BlockSource;
   readonly state: VhdState;
   readonly found: FoundFooter;

@@ -13,6 +13,7 @@ import {
   type SharedImage,
 } from '../../image/driver.ts';
 import { DATA } from '../../image/extent.ts';
+import type { IdentityMark, ParentLink } from '../../image/parent.ts';
 import { PagedTable, type PagedTableSeed } from '../../shared/paged-table.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import { type BatGeometry, batLoader, blockOf, entryOf, isBitmapEntry } from './bat.ts';
@@ -40,6 +41,8 @@ class VhdxImage implements Image {
   readonly physicalSectorSize: number;
   readonly blockSize: ByteCount;
   readonly facts: ReadonlyMap<string, string>;
+  readonly identity: readonly IdentityMark[] = [];
+  readonly parent: ParentLink | undefined = undefined;
   readonly #opened: OpenedVhdx;
   readonly #state: VhdxState;
   readonly #source: BlockSource;

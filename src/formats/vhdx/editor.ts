@@ -45,6 +45,7 @@ const MAX_GROWTH = 64 * MIB;
 
 export class VhdxEditor extends TableEditor {
   readonly unit: ByteCount;
+  readonly blockSize: ByteCount;
   readonly #bat: BatGeometry;
   readonly #edit: VhdxEdit;
   readonly #overlay: OverlayState | undefined;
@@ -68,6 +69,7 @@ export class VhdxEditor extends TableEditor {
   ) {
     super(edit, source, context);
     this.unit = edit.fixed ? 0 : bat.blockSize;
+    this.blockSize = bat.blockSize;
     this.#bat = bat;
     this.#edit = edit;
     this.#overlay = overlay;
@@ -190,6 +192,16 @@ export class VhdxEditor extends TableEditor {
     const status = more > 0 ? this.source.setSize(needed + more) : -ENOSPC;
     return status < 0 ? this.source.setSize(needed) : status;
   }
+
+  protected reserveLocked(): Status {
+    return -EIO;
+  }
+
+  protected publishLocked(): Status {
+    return -EIO;
+  }
+
+  protected cancelLocked(): void {}
 
   protected discardLocked(at: GuestOffset, length: ByteCount): Status {
     const { blockSize, chunkShift } = this.#bat;

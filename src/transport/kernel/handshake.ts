@@ -65,13 +65,13 @@ function wantedFor({ writable, cached }: MountUse): number {
  * byte with it. But not where the page has no other bytes.
  */
 function rootHasSize({ files }: TreeSeed): boolean {
-  const size = files[0]?.image.virtualSize ?? 0;
+  const size = files[0]?.size ?? 0;
   return size > 0 && size % SMALLEST_PAGE !== 1;
 }
 
 /** The notification for that. To be sent before anybody answers a request: so nobody has written anything yet. */
 function sizeOfRoot({ files }: TreeSeed): Uint8Array {
-  return storeNotice(ROOT_NODE, files[0]!.image.virtualSize - 1);
+  return storeNotice(ROOT_NODE, files[0]!.size - 1);
 }
 
 /** Background requests (read-ahead, direct I/O) that the kernel keeps in flight. */

@@ -5,19 +5,14 @@
 
 import { parentPort, workerData } from 'node:worker_threads';
 import { guestOffset } from '../../../src/base/units.ts';
-import { Disk } from '../../../src/disk/disk.ts';
-import { driverOf } from '../../../src/formats/registry.ts';
-import type { SharedImage } from '../../../src/image/driver.ts';
+import { attachLayers, type FileSeed } from '../../../src/fuse/tree.ts';
 import { IoGate } from '../../../src/shared/io-gate.ts';
 import { PagePool, type PagePoolSeed } from '../../../src/shared/page-pool.ts';
-import type { SharedSource } from '../../../src/source/block-source.ts';
-import { attachSource } from '../../../src/source/file.ts';
 import { between, random, randomBytes } from '../../support/random.ts';
 import { runsOf, SECTOR } from './owners.ts';
 
 export interface GuestData {
-  readonly shared: SharedImage;
-  readonly source: SharedSource;
+  readonly layers: FileSeed['layers'];
   readonly pool: PagePoolSeed;
   readonly gate: SharedArrayBuffer;
   /** Of the gate; also whose sectors are its own. */
@@ -41,13 +36,9 @@ const data = workerData as GuestData;
 const { thread, blockSize } = data;
 const problems: string[] = [];
 const report = (text: string) => problems.push(text);
-const source = attachSource(data.source);
 const pool = new PagePool(data.pool);
 const gate = new IoGate(data.gate, thread);
-const driver = driverOf(data.shared.format);
-const translator = driver.attach(data.shared, source, { pool, report });
-const editor = driver.attachEditor(data.shared, source, { pool, report, gate }, translator);
-const disk = new Disk(data.shared.virtualSize, translator, source, { editor, gate });
+const disk = attachLayers(data.layers, data.content.length, { pool, gate, report });
 
 const next = random(data.seed * 31 + thread);
 const model = data.content.slice();

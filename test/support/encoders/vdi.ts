@@ -260,5 +260,76 @@ export function samples(seed: number): SampleImage[] {
     const map = randomMap(next, blocks, next() * 0.8);
     add(`random ${n}`, { map, blockSize, diskSize, extra, mapOffset, dataOffset });
   }
+  for (const sample of chains(next)) list.push(sample);
   return list;
+}
+
+const PARENT_CREATE = 0xa0;
+const uuid = (fill: number) => new Uint8Array(16).fill(fill);
+
+/** A child of `parent`: its free blocks show it. */
+function child(
+  name: string,
+  vdi: VdiDescription,
+  parent: SampleImage,
+  depth: number,
+  next: Random,
+): SampleImage {
+  const identity = {
+    create: uuid(PARENT_CREATE + depth),
+    modify: uuid(PARENT_CREATE + 16 + depth),
+    linkage: uuid(PARENT_CREATE + depth - 1),
+    parentModify: uuid(PARENT_CREATE + 15 + depth),
+  };
+  const { file, disk } = encodeVdi({ type: 4, ...vdi, ...identity }, next);
+  vdi.map.forEach((entry, block) => {
+    if (entry !== FREE) return;
+    const at = block * vdi.blockSize;
+    disk.set(parent.disk.subarray(at, Math.min(disk.length, at + vdi.blockSize)), at);
+  });
+  return { name, format: 'vdi', file, disk, parent };
+}
+
+/** Chains of three, each with its own block size; the disks grow, or shrink, from parent to child. */
+export function chains(next: Random): SampleImage[] {
+  const identity = { create: uuid(PARENT_CREATE), modify: uuid(PARENT_CREATE + 16) };
+  const base = (name: string, vdi: VdiDescription): SampleImage => ({
+    name,
+    format: 'vdi',
+    ...encodeVdi({ ...vdi, ...identity }, next),
+  });
+  const small = base('base', { map: randomMap(next, 60, 0.8), blockSize: 4 * KIB });
+  const middle = child('middle', { map: randomMap(next, 80, 0.3), blockSize: 4 * KIB }, small, 1, next);
+  const coarse = base('base', { map: [0, FREE, 1, ZERO, 2], blockSize: 64 * KIB });
+  const fine = child('middle', { map: randomMap(next, 500, 0.3), blockSize: 512 }, coarse, 1, next);
+  return [
+    child(
+      'chain of three, 4 KiB blocks',
+      { map: randomMap(next, 80, 0.3), blockSize: 4 * KIB },
+      middle,
+      2,
+      next,
+    ),
+    child(
+      'chain of three, nothing allocated',
+      { map: Array<number>(16).fill(FREE), blockSize: 16 * KIB },
+      fine,
+      2,
+      next,
+    ),
+    child(
+      'chain of three, no zero block',
+      { map: [FREE, 0, FREE, 1, FREE], blockSize: 64 * KIB },
+      fine,
+      2,
+      next,
+    ),
+    child(
+      'child that is smaller',
+      { map: [FREE, 0, ZERO, FREE], blockSize: 8 * KIB, diskSize: 27 * KIB },
+      middle,
+      2,
+      next,
+    ),
+  ];
 }

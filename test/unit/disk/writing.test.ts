@@ -6,6 +6,7 @@ import { type GuestOffset, guestOffset } from '../../../src/base/units.ts';
 import { Disk } from '../../../src/disk/disk.ts';
 import type { Editor, Translator } from '../../../src/image/driver.ts';
 import { DATA, type Extent, HOLE, ZERO } from '../../../src/image/extent.ts';
+import type { Reservation } from '../../../src/image/reservation.ts';
 import { IoGate } from '../../../src/shared/io-gate.ts';
 import { FaultSource } from '../../support/fault-source.ts';
 import { MemorySource } from '../../support/memory-source.ts';
@@ -56,6 +57,41 @@ class Script implements Translator, Editor {
     return 0;
   }
 
+  readonly blockSize = BLOCK;
+  lockBlock(at: GuestOffset): void {
+    this.calls.push(`lock ${at}`);
+  }
+  unlockBlock(at: GuestOffset): void {
+    this.calls.push(`unlock ${at}`);
+  }
+  /** In units of GRAIN, as a format with sector bitmaps does it; the map changes with `publish`. */
+  grain = BLOCK;
+  reserves: Status[] = [];
+  publishes: Status[] = [];
+  zeros = true;
+
+  reserve(at: GuestOffset, length: number, out: Reservation): Status {
+    this.calls.push(`reserve ${at} +${length}`);
+    const status = this.reserves.shift() ?? 0;
+    if (status < 0) return status;
+    const from = Math.floor(at / this.grain) * this.grain;
+    const end = Math.min(SIZE, Math.ceil((at + length) / this.grain) * this.grain);
+    return out.set(from, end - from, this.next * BLOCK + (from % BLOCK), this.zeros, this.next);
+  }
+
+  publish({ at, token }: Reservation): Status {
+    this.calls.push(`publish ${at}`);
+    const status = this.publishes.shift() ?? 0;
+    if (status < 0) return status;
+    this.map[Math.floor(at / BLOCK)] = token;
+    this.next = token + 1;
+    return 0;
+  }
+
+  cancel({ at }: Reservation): void {
+    this.calls.push(`cancel ${at}`);
+  }
+
   changed(): void {
     this.calls.push('changed');
   }
@@ -84,7 +120,7 @@ function setUp() {
   const gates = IoGate.seed(2);
   const gate = new IoGate(gates, 0);
   const other = new IoGate(gates, 1);
-  const disk = new Disk(SIZE, script, source, { editor: script, gate });
+  const disk = new Disk(SIZE, script, source, { edit: { editor: script, gate } });
   /** Whether an operation is running, as others see it. */
   const isInside = () => !other.isPast(other.close());
   return { script, source, memory, disk, isInside };

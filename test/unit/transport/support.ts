@@ -117,7 +117,8 @@ export class Trees {
     const context = { tables: new TableAllocator(), report: () => {}, options: new Map<string, string>() };
     const opened = rawDriver.open(source, context);
     const image = writable ? { ...opened.share(), edit: opened.prepareEdit(context) } : opened.share();
-    return { name, image, writable, source: source.share(), times, blockSize: 4096, attributes };
+    const layers = [{ image, source: source.share() }] as const;
+    return { name, size: opened.virtualSize, layers, writable, times, blockSize: 4096, attributes };
   }
 
   close(): void {

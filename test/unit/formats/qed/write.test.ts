@@ -74,7 +74,7 @@ function openBlindly(source: MemorySource, next: number): { disk: Disk; notices:
   const gate = new IoGate(IoGate.seed(1), 0);
   const translator = qedDriver.attach(shared, source, { pool, report });
   const editor = qedDriver.attachEditor(shared, source, { pool, report, gate }, translator);
-  return { disk: new Disk(image.virtualSize, translator, source, { editor, gate }), notices };
+  return { disk: new Disk(image.virtualSize, translator, source, { edit: { editor, gate } }), notices };
 }
 
 describe('the first write, and nothing before it', () => {
@@ -444,7 +444,7 @@ test('two threads at once: one allocates, the other finds it done', () => {
     const gate = new IoGate(gates, thread);
     const translator = qedDriver.attach(shared, inner, { pool, report });
     const editor = qedDriver.attachEditor(shared, inner, { pool, report, gate }, translator);
-    return { editor, disk: new Disk(image.virtualSize, translator, inner, { editor, gate }) };
+    return { editor, disk: new Disk(image.virtualSize, translator, inner, { edit: { editor, gate } }) };
   }) as [
     { editor: ReturnType<typeof qedDriver.attachEditor>; disk: Disk },
     { editor: ReturnType<typeof qedDriver.attachEditor>; disk: Disk },

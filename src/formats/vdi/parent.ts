@@ -1,0 +1,50 @@
+/**
+ * What a differencing image says of its parent: two UUIDs and no path (VirtualBox keeps the paths in its registry).
+ * Create UUID: which image; modify UUID: in which state (formats/vdi.md 6).
+ */
+
+import { formatGuid, isZero } from '../../base/guid.ts';
+import type { Image } from '../../image/driver.ts';
+import type { IdentityMark, ParentLink, ParentMismatch } from '../../image/parent.ts';
+import type { VdiHeader } from './header.ts';
+
+const CREATE = 'uuid-create';
+const MODIFY = 'uuid-modify';
+
+export function identityOf({ createUuid, modifyUuid }: VdiHeader): IdentityMark[] {
+  return [
+    { name: CREATE, text: formatGuid(createUuid) },
+    { name: MODIFY, text: formatGuid(modifyUuid) },
+  ];
+}
+
+/** Undefined where the image stands alone. */
+export function parentOf({ linkageUuid, parentModifyUuid }: VdiHeader): ParentLink | undefined {
+  if (isZero(linkageUuid) && isZero(parentModifyUuid)) return undefined;
+  const create = formatGuid(linkageUuid);
+  const modify = formatGuid(parentModifyUuid);
+  return {
+    places: [],
+    identity: `create UUID ${create}${isZero(parentModifyUuid) ? '' : `, modify UUID ${modify}`}`,
+    format: undefined,
+    compare: (parent) => {
+      const found = markOf(parent, CREATE);
+      if (found !== create) return mismatch('other', 'create UUID', create, found);
+      const state = markOf(parent, MODIFY);
+      if (isZero(parentModifyUuid) || state === modify) return undefined;
+      return mismatch('changed', 'modify UUID', modify, state);
+    },
+  };
+}
+
+const markOf = ({ identity }: Image, name: string): string | undefined =>
+  identity.find((mark) => mark.name === name)?.text;
+
+function mismatch(
+  severity: ParentMismatch['severity'],
+  name: string,
+  wanted: string,
+  found: string | undefined,
+): ParentMismatch {
+  return { severity, wanted: `${name} ${wanted}`, found: found === undefined ? 'none' : `${name} ${found}` };
+}

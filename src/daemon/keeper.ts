@@ -11,9 +11,13 @@ const LIMITS = { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 256 };
 export class Keeper {
   readonly #worker: Worker;
   readonly #ended: Promise<boolean>;
+  #dismissed = false;
 
-  /** `thread` is the keeper's number among the threads of the mount. */
-  constructor(tree: TreeSeed, thread: number, log: Log) {
+  /**
+   * `thread` is the keeper's number among the threads of the mount. `died` is called, once, where it ends before it
+   * is told to: it may have held locks.
+   */
+  constructor(tree: TreeSeed, thread: number, log: Log, died: (reason: string) => void) {
     const label = (file: number): string => tree.files[file]!.layers[0].source.label;
     const damaged = reportOnce((text) => log.warn(text));
     this.#worker = new Worker(new URL('./keeper-thread.js', import.meta.url), {
@@ -22,12 +26,15 @@ export class Keeper {
     });
     let clean = false;
     this.#ended = new Promise((resolve) => {
-      this.#worker.on('exit', () => resolve(clean));
+      this.#worker.on('exit', () => {
+        if (!this.#dismissed) died(`the keeper died: ${fault}`);
+        resolve(clean);
+      });
     });
+    let fault = 'it ended without a word';
     this.#worker.on('error', (problem) => {
-      log.error(
-        `the keeper died: ${problem instanceof Error ? (problem.stack ?? problem.message) : problem}`,
-      );
+      fault = problem instanceof Error ? (problem.stack ?? problem.message) : String(problem);
+      if (this.#dismissed) log.error(`the keeper died: ${fault}`);
     });
     this.#worker.on('message', (message: KeeperMessage) => {
       if (message.kind === 'damage') damaged(message.text);
@@ -50,12 +57,14 @@ export class Keeper {
    * failed; it was logged.
    */
   close(): Promise<boolean> {
+    this.#dismissed = true;
     this.#worker.postMessage('close');
     return this.#ended;
   }
 
   /** Ends it as it is: the images are not to be touched any more. */
   async abandon(): Promise<void> {
+    this.#dismissed = true;
     await this.#worker.terminate();
   }
 }

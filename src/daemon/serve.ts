@@ -6,7 +6,7 @@
 import { writeFileSync } from 'node:fs';
 import { ImageError } from '../base/errors.ts';
 import { Counters } from '../fuse/counters.ts';
-import { type TreeSeed, timeOf } from '../fuse/tree.ts';
+import { isWritable, type TreeSeed, timeOf } from '../fuse/tree.ts';
 import { IoGate } from '../shared/io-gate.ts';
 import { PagePool } from '../shared/page-pool.ts';
 import { kernelTransport } from '../transport/kernel/session.ts';
@@ -58,7 +58,9 @@ export async function serveMount(config: MountConfig, hooks: ServeHooks): Promis
     }
     stopper.watch(mount);
     const { tree, threads } = request;
-    const keeper = tree.files.some(({ writable }) => writable) ? new Keeper(tree, threads, log) : undefined;
+    const keeper = isWritable(tree)
+      ? new Keeper(tree, threads, log, (reason) => mount.abandon(reason))
+      : undefined;
     const [outcome] = await Promise.allSettled([whileMounted(mount, config, hooks)]);
     const end = outcome.status === 'fulfilled' ? outcome.value : undefined;
     if (end?.how === 'failed' && end.abandoned === true) {

@@ -40,7 +40,7 @@ export type MountEnd =
       readonly how: 'failed';
       readonly reason: string;
       /**
-       * A thread died in the middle of a request on a writable mount: it may have held locks, and what it changed
+       * A thread died in the middle of work on a writable image: it may have held locks, and what it changed
        * in shared memory may be half done. Nothing more may be written to the images; on disk they are as after
        * a crash.
        */
@@ -56,6 +56,11 @@ export interface Mount {
    * After -ENOSYS, and where 'force' fails, only the end of the process ends the mount.
    */
   unmount(how: 'clean' | 'force'): number;
+  /**
+   * Ends a mount whose state in shared memory is not to be trusted: a thread died that may have held locks of the
+   * images. Who waits for one of them is ended too. `ended` settles as 'failed' and `abandoned`.
+   */
+  abandon(reason: string): void;
 }
 
 export interface Transport {

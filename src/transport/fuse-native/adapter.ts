@@ -12,7 +12,7 @@ import { Attributes, FileSystem, O_DSYNC } from '../../fuse/filesystem.ts';
 import { isWritable, type Time } from '../../fuse/tree.ts';
 import { reportOnce } from '../../image/report-once.ts';
 import { unmountPath } from '../kernel/mounter.ts';
-import type { Mount, MountRequest, Transport, TransportLog } from '../transport.ts';
+import type { Mount, MountEnd, MountRequest, Transport, TransportLog } from '../transport.ts';
 import { type Done, loadPackage, type NativeHandlers, type NativeStat } from './binding.ts';
 import { connect, MAX_TEXT_BYTES } from './connection.ts';
 
@@ -43,9 +43,14 @@ export const fuseNativeTransport: Transport = {
     const cut = (): void => {
       unmount('force');
     };
-    const { ended } = await connect(native, mountpoint, mountOptions(request), handlersOf(fs, log), cut);
+    const connection = await connect(native, mountpoint, mountOptions(request), handlersOf(fs, log), cut);
     log.debug('FUSE through libfuse 2, requests are answered by the main thread');
-    return { ended, unmount };
+    let abandoned: MountEnd | undefined;
+    const abandon = (reason: string): void => {
+      abandoned = { how: 'failed', reason, abandoned: true };
+      cut();
+    };
+    return { ended: connection.ended.then((end) => abandoned ?? end), unmount, abandon };
   },
 };
 

@@ -189,7 +189,7 @@ class Session implements Mount {
       status.end();
     }
     if (left !== undefined && isWritable(this.#request.tree)) {
-      this.#abandon(`worker ${index} died in a request, of: ${fault}`);
+      this.abandon(`worker ${index} died in a request, of: ${fault}`);
       return;
     }
     this.#replacements += 1;
@@ -203,8 +203,7 @@ class Session implements Mount {
     this.#mounted.unmount('force');
   }
 
-  /** Ends the mount where the state in shared memory is not to be trusted. */
-  #abandon(reason: string): void {
+  abandon(reason: string): void {
     this.#end = { how: 'failed', reason, abandoned: true };
     this.#refuse(new ImageError('bug', reason));
     this.#mounted.unmount('force');

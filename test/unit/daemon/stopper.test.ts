@@ -27,6 +27,7 @@ describe('signals', () => {
     let end: (how: MountEnd) => void = () => {};
     const asked: string[] = [];
     const mount: Mount = {
+      abandon: () => {},
       ended: new Promise((resolve) => {
         end = resolve;
       }),

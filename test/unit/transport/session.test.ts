@@ -101,6 +101,17 @@ describe.skipIf(!haveSyscalls())('session (needs koffi: a socket pair stands for
     expect(await mount.ended).toMatchObject({ how: 'failed', abandoned: true });
   });
 
+  it('is abandoned when asked to, with workers that wait for a lock for ever', async () => {
+    closeSync(kernel);
+    closeSync(state.device);
+    await begin(true);
+    mount.abandon('the keeper died');
+    expect(state.unmounts).toEqual(['force']);
+    worker(0).emit('exit', 1);
+    expect(state.workers).toHaveLength(1);
+    expect(await mount.ended).toEqual({ how: 'failed', reason: 'the keeper died', abandoned: true });
+  });
+
   it('replaces a worker of a writable mount that died between two requests', async () => {
     closeSync(kernel);
     closeSync(state.device);

@@ -1,117 +1,14 @@
 /** The write loop and the zero loop over an editor that answers by script: what it asks for, and in which order. */
 
 import { describe, expect, test } from 'vitest';
-import { EIO, ENOSPC, EROFS, type Status } from '../../../src/base/errno.ts';
-import { type GuestOffset, guestOffset } from '../../../src/base/units.ts';
+import { EIO, ENOSPC, EROFS } from '../../../src/base/errno.ts';
+import { guestOffset } from '../../../src/base/units.ts';
 import { Disk } from '../../../src/disk/disk.ts';
-import type { Editor, Translator } from '../../../src/image/driver.ts';
-import { DATA, type Extent, HOLE, ZERO } from '../../../src/image/extent.ts';
-import type { Reservation } from '../../../src/image/reservation.ts';
 import { IoGate } from '../../../src/shared/io-gate.ts';
 import { FaultSource } from '../../support/fault-source.ts';
 import { MemorySource } from '../../support/memory-source.ts';
 import { between, random, randomBytes } from '../../support/random.ts';
-
-const BLOCK = 100;
-const BLOCKS = 10;
-const SIZE = BLOCK * BLOCKS - 30;
-
-/** A format with a block map in an array: -1 hole, -2 zero, else the place of the block in the source. */
-class Script implements Translator, Editor {
-  readonly map: number[] = Array<number>(BLOCKS).fill(-1);
-  readonly calls: string[] = [];
-  unit = BLOCK;
-  next = 0;
-  begins: Status[] = [];
-  allocates: Status[] = [];
-  /** Runs after an allocation. */
-  after: () => void = () => {};
-  gateOpen = 0;
-
-  locate(at: GuestOffset, _length: number, out: Extent): Status {
-    const block = Math.floor(at / BLOCK);
-    const place = this.map[block]!;
-    const left = Math.min(SIZE, (block + 1) * BLOCK) - at;
-    if (place >= 0) return out.set(DATA, place * BLOCK + (at % BLOCK), left);
-    return out.set(place === -1 ? HOLE : ZERO, 0, left);
-  }
-
-  begin(): Status {
-    this.calls.push('begin');
-    return this.begins.shift() ?? 0;
-  }
-
-  allocate(at: GuestOffset, length: number): Status {
-    this.calls.push(`allocate ${at} +${length}`);
-    const status = this.allocates.shift() ?? 0;
-    if (status < 0) return status;
-    this.map[Math.floor(at / BLOCK)] = this.next;
-    this.next += 1;
-    this.after();
-    return 0;
-  }
-
-  discard(at: GuestOffset, length: number): Status {
-    this.calls.push(`discard ${at} +${length}`);
-    for (let block = at / BLOCK; block < (at + length) / BLOCK; block += 1) this.map[block] = -2;
-    return 0;
-  }
-
-  readonly blockSize = BLOCK;
-  lockBlock(at: GuestOffset): void {
-    this.calls.push(`lock ${at}`);
-  }
-  unlockBlock(at: GuestOffset): void {
-    this.calls.push(`unlock ${at}`);
-  }
-  /** In units of GRAIN, as a format with sector bitmaps does it; the map changes with `publish`. */
-  grain = BLOCK;
-  reserves: Status[] = [];
-  publishes: Status[] = [];
-  zeros = true;
-
-  reserve(at: GuestOffset, length: number, out: Reservation): Status {
-    this.calls.push(`reserve ${at} +${length}`);
-    const status = this.reserves.shift() ?? 0;
-    if (status < 0) return status;
-    const from = Math.floor(at / this.grain) * this.grain;
-    const end = Math.min(SIZE, Math.ceil((at + length) / this.grain) * this.grain);
-    return out.set(from, end - from, this.next * BLOCK + (from % BLOCK), this.zeros, this.next);
-  }
-
-  publish({ at, token }: Reservation): Status {
-    this.calls.push(`publish ${at}`);
-    const status = this.publishes.shift() ?? 0;
-    if (status < 0) return status;
-    this.map[Math.floor(at / BLOCK)] = token;
-    this.next = token + 1;
-    return 0;
-  }
-
-  cancel({ at }: Reservation): void {
-    this.calls.push(`cancel ${at}`);
-  }
-
-  changed(): void {
-    this.calls.push('changed');
-  }
-
-  flush(): Status {
-    this.calls.push('flush');
-    return 0;
-  }
-
-  close(): Status {
-    this.calls.push('close');
-    return 0;
-  }
-
-  readonly isDirty = false;
-  readonly isWritten = true;
-  counters() {
-    return { flushes: 0, shared: 0, commits: 0 };
-  }
-}
+import { BLOCK, BLOCKS, Script, SIZE } from './script.ts';
 
 function setUp() {
   const script = new Script();

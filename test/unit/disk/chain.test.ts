@@ -140,6 +140,17 @@ describe('writing where the parent shows', () => {
     expect(script.calls.some((call) => call.startsWith('reserve'))).toBe(false);
   });
 
+  test('writes in place where somebody named the block while it waited for the lock', () => {
+    const { script, disk, model } = setUp();
+    script.lockBlock = () => {
+      script.map[2] = 30;
+    };
+    expect(disk.write(bytes, 0, 10, at(240))).toBe(10);
+    expect(script.calls.some((call) => call.startsWith('reserve'))).toBe(false);
+    model.fill(0, 200, 300).set(bytes.subarray(0, 10), 240);
+    expect(readAll(disk)).toEqual(model);
+  });
+
   test('looks again where somebody was faster: before the place is reserved, and after', () => {
     const { script, disk, model } = setUp();
     script.reserves = [-ESTALE];

@@ -138,7 +138,8 @@ export interface Editor {
   /**
    * With a parent, what is HOLE is not allocated but forked: its place is reserved, filled, and only then named, so
    * that nobody ever sees anything between the parent's bytes and the new ones. The caller holds the lock of
-   * the block from before it looked (`locate` said HOLE) until after `publish` or `cancel`.
+   * the block from before it looked (`locate` said HOLE) until after `publish` or `cancel`. To take it may end the
+   * caller's operation in the eyes of the gate and begin another: what was looked up before does not count any more.
    */
   lockBlock(at: GuestOffset): void;
   unlockBlock(at: GuestOffset): void;

@@ -131,7 +131,12 @@ export abstract class TableEditor implements Editor, CommitSteps {
   }
 
   lockBlock(at: GuestOffset): void {
-    this.#forkLock(at).lock();
+    const lock = this.#forkLock(at);
+    if (lock.tryLock()) return;
+    // The holder may be waiting for freed space that no operation touches any more: this one does not.
+    this.#gate.leave();
+    lock.lock();
+    this.#gate.enter();
   }
 
   unlockBlock(at: GuestOffset): void {

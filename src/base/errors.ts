@@ -13,6 +13,8 @@ export type ErrorKind =
   | 'corrupt'
   /** Another file (a parent) is needed and was not found. */
   | 'missing'
+  /** The parent that was found is not the one that is recorded. */
+  | 'mismatched'
   /** Another process uses it. */
   | 'in-use'
   /** The operating system or a policy says no. */
@@ -23,38 +25,80 @@ export type ErrorKind =
   | 'usage'
   /** A mount could not be made. */
   | 'mount'
+  /** A file changed that was to stay as it was. */
+  | 'changed'
   /** A signal came before it was done. */
   | 'interrupted'
   /** An invariant of this program failed. */
   | 'bug';
+
+/** The parent that an image wants, and what came of looking for it. */
+export interface WantedParent {
+  /** Path of the image that wants it. */
+  readonly by: string;
+  /** As the image records it; undefined where it records none. */
+  readonly identity?: string;
+  /** Where the image says that it is: `"..\\base.vhdx" (relative_path)`. */
+  readonly places: readonly string[];
+  /** Where it was looked for, in this order, and why each was not taken. */
+  readonly looked: readonly { readonly path: string; readonly reason: string }[];
+}
 
 /** An error as plain data: classes and fields do not survive a message between threads or processes. */
 export interface WireError {
   readonly kind: ErrorKind;
   readonly message: string;
   readonly hint?: string;
+  readonly wanted?: WantedParent;
 }
+
+/** What an error may say besides its message. */
+export interface ErrorDetails {
+  readonly hint?: string | undefined;
+  readonly cause?: unknown;
+  readonly wanted?: WantedParent | undefined;
+}
+
+/** Places shown on a terminal. */
+const MAX_SHOWN = 20;
 
 export class ImageError extends Error {
   override readonly name = 'ImageError';
   readonly kind: ErrorKind;
   /** What the user can do about it, one sentence. */
   readonly hint: string | undefined;
+  /** Where a parent is the matter. */
+  readonly wanted: WantedParent | undefined;
 
-  constructor(kind: ErrorKind, message: string, options: { hint?: string; cause?: unknown } = {}) {
-    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+  constructor(kind: ErrorKind, message: string, { hint, cause, wanted }: ErrorDetails = {}) {
+    super(message, cause === undefined ? undefined : { cause });
     this.kind = kind;
-    this.hint = options.hint;
+    this.hint = hint;
+    this.wanted = wanted;
   }
 
   toWire(): WireError {
-    return this.hint === undefined
-      ? { kind: this.kind, message: this.message }
-      : { kind: this.kind, message: this.message, hint: this.hint };
+    return {
+      kind: this.kind,
+      message: this.message,
+      ...(this.hint === undefined ? {} : { hint: this.hint }),
+      ...(this.wanted === undefined ? {} : { wanted: this.wanted }),
+    };
   }
 
-  static fromWire(wire: WireError): ImageError {
-    return new ImageError(wire.kind, wire.message, wire.hint === undefined ? {} : { hint: wire.hint });
+  static fromWire({ kind, message, hint, wanted }: WireError): ImageError {
+    return new ImageError(kind, message, { hint, wanted });
+  }
+
+  /** What stands below the message on a terminal, a line each: where it was looked, and what to do. */
+  get explanation(): string[] {
+    const looked = this.wanted?.looked ?? [];
+    const more = looked.length - MAX_SHOWN;
+    return [
+      ...looked.slice(0, MAX_SHOWN).map(({ path, reason }) => `looked at ${path}: ${reason}`),
+      ...(more > 0 ? [`and at ${more} more`] : []),
+      ...(this.hint === undefined ? [] : [this.hint]),
+    ];
   }
 
   /** `problem` itself if it is an ImageError; anything else becomes one of the given kind. */

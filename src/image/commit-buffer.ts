@@ -58,9 +58,9 @@ export class CommitBuffer {
     for (let n = 0; n < this.#pieces; n += 1) visit(this.#at[n]!, this.#start[n]!, this.#length[n]!);
   }
 
-  /** Writes every piece. Returns 0 or the first -errno. */
-  writeTo(source: BlockSource, step: WriteStep): Status {
-    for (let n = 0; n < this.#pieces; n += 1) {
+  /** Writes the pieces from number `first` on, up to `end` (not included). Returns 0 or the first -errno. */
+  writeTo(source: BlockSource, step: WriteStep, first = 0, end = this.#pieces): Status {
+    for (let n = first; n < end; n += 1) {
       const at = this.#at[n]! as HostOffset;
       const status = source.writeAt(memory, this.#start[n]!, this.#length[n]!, at, step);
       if (status < 0) return status;

@@ -16,8 +16,28 @@ export interface OpenRequest {
   readonly format: FormatId | undefined;
   /** Whether the source is a block device, which is raw where nothing else matches. */
   readonly device: boolean;
+  /**
+   * Where nothing matches, a file whose name says nothing is raw: for parents whose child does not record their
+   * format. QEMU makes such chains of raw files of any name, and nobody but the child could say what they are. Names
+   * of other formats and signatures of formats that are not read here are refused all the same.
+   */
+  readonly anyNameIsRaw?: boolean;
   readonly context: OpenContext;
 }
+
+/**
+ * Formats that are not read here, by their first bytes: their containers must not pass for the bytes of a disk.
+ * Sources: QEMU's block drivers (QFI, qcow v1 to 3), VMware's "Virtual Disk Format 5.0", libewf's documentation.
+ */
+const FOREIGN: readonly (readonly [signature: string, title: string])[] = [
+  ['QFI\xfb', 'QCOW'],
+  ['KDMV', 'VMDK'],
+  ['COWD', 'VMDK'],
+  ['# Disk DescriptorFile', 'VMDK'],
+  ['WithoutFreeSpace', 'Parallels'],
+  ['WithouFreSpacExt', 'Parallels'],
+  ['EVF\x09\x0d\x0a\xff\x00', 'EWF'],
+];
 
 /** What the drivers' probes get to see. Throws ImageError('io') where it cannot be read. */
 export function sampleOf(source: BlockSource): ProbeSample {
@@ -59,14 +79,22 @@ export function chooseDriver(source: BlockSource, request: OpenRequest): FormatD
       hint: `Say which one it is: --format=${matches[0]!.driver.id}.`,
     });
   }
-  return rawOrRefuse(source, request);
+  return rawOrRefuse(source, sample, request);
 }
 
-function rawOrRefuse(source: BlockSource, request: OpenRequest): FormatDriver {
+function rawOrRefuse(source: BlockSource, { head }: ProbeSample, request: OpenRequest): FormatDriver {
   const suffix = /\.[^./]+$/.exec(source.label)?.[0].toLowerCase() ?? '';
   const claimed = request.drivers.find((driver) => driver.suffixes.includes(suffix));
   const raw = request.drivers.find((driver) => driver.id === 'raw');
-  if (raw !== undefined && (request.device || claimed === raw)) return raw;
+  const start = Buffer.from(head.buffer, head.byteOffset, Math.min(head.length, 32)).toString('latin1');
+  const foreign = FOREIGN.find(([signature]) => start.startsWith(signature))?.[1];
+  if (foreign !== undefined) {
+    throw new ImageError('unrecognized', `its signature says ${foreign}, a format that is not read`, {
+      hint: 'If these are the bytes of the disk itself, say --format=raw.',
+    });
+  }
+  const nameless = claimed === undefined && request.anyNameIsRaw === true;
+  if (raw !== undefined && (request.device || claimed === raw || nameless)) return raw;
   const names = request.drivers.filter((driver) => driver !== raw).map((driver) => driver.id.toUpperCase());
   const text =
     claimed === undefined

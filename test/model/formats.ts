@@ -117,14 +117,20 @@ export const FORMATS: readonly WritableFormat[] = [
       END,
       // What an earlier mount left is made stable by the headers, before anything is built on it.
       then('payload before the log', 'log.write'),
-      among('the log before the headers and the BAT', 'log.write', 'header.write', 'table.write'),
+      among(
+        'the log before the headers, the BAT and the bitmaps',
+        'log.write',
+        'header.write',
+        'table.write',
+        'bitmap.write',
+      ),
       among('one header before the other', 'header.write', 'header.write'),
     ],
     qemu: {
       name: 'vhdx',
-      // Nor does it bear that the log has yet to put the region table right: it reads that first.
+      // Nor does it bear that the log has yet to put the region table right: it reads that first. It refuses parents.
       takes: (sample) =>
-        !/4096-byte logical|two identical|damaged|sequence 0|unknown|region tables/.test(sample),
+        !/4096-byte logical|two identical|damaged|sequence 0|unknown|region tables|chain|child/.test(sample),
       checkOptions: ['-r', 'all'],
       accepts: (exitCode) => exitCode === 0,
     },
@@ -141,7 +147,9 @@ export const FORMATS: readonly WritableFormat[] = [
     qemu: {
       name: 'qed',
       // It opens no tables of one cluster, reads no last cluster that is cut short, and checks what no disk needs.
-      takes: (sample) => !/table of 1$|one disk|a run of data|256 KiB|cut short|past the end/.test(sample),
+      // A child it opens with its parents, which are no files here: test/oracle/qed-chain.test.ts has some.
+      takes: (sample) =>
+        !/table of 1$|one disk|a run of data|256 KiB|cut short|past the end|chain|child/.test(sample),
       checkOptions: [],
       // 3: leaked clusters.
       accepts: (exitCode) => exitCode === 0 || exitCode === 3,

@@ -9,7 +9,7 @@ import type { Disk } from '../../src/disk/disk.ts';
 import { vhdDriver } from '../../src/formats/vhd/driver.ts';
 import { TableAllocator } from '../../src/shared/paged-table.ts';
 import { openFile } from '../../src/source/file.ts';
-import { openEditable } from '../support/disk.ts';
+import { openEditable, parentDisk } from '../support/disk.ts';
 import { samples } from '../support/encoders/vhd.ts';
 import { have, privateFolder } from '../support/oracle.ts';
 import { between, type Random, random, randomBytes } from '../support/random.ts';
@@ -119,13 +119,14 @@ describe.skipIf(!have('qemu-img'))('VHD that we wrote (needs qemu-utils)', () =>
 
 describe.skipIf(!have('vhdiinfo'))('VHD that we wrote (needs libvhdi-utils)', () => {
   it('libvhdi opens every kind after the first write, those with mended footers too', () => {
-    for (const { name, file, disk } of samples(3)) {
+    for (const sample of samples(3)) {
+      const { name, file, disk } = sample;
       if (/^fixed, 511|version 1\.1|option|ignored|cut off|0\.1|leads nowhere/.test(name)) continue;
       const path = folder.path(`sample-${name.replace(/\W+/g, '-')}.vhd`);
       writeFileSync(path, file);
       const source = openFile(path, 'write');
       try {
-        const opened = openEditable(vhdDriver, source);
+        const opened = openEditable(vhdDriver, source, {}, 1 << 20, parentDisk(sample));
         expect(opened.disk.write(Uint8Array.of(1), 0, 1, guestOffset(disk.length - 1))).toBe(1);
         expect(opened.disk.flush()).toBe(0);
       } finally {

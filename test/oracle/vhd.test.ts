@@ -115,14 +115,10 @@ describe.skipIf(!existsSync(IMAGES))('VHDs of others (needs shared/images beside
     );
   });
 
-  it.each(entries.map((entry) => [entry.name, entry] as const))('%s', (name, { kind, size, content }) => {
+  // Those with a parent are read in vhd-chains.test.ts.
+  const alone = entries.filter((entry) => entry.kind !== 'differencing');
+  it.each(alone.map((entry) => [entry.name, entry] as const))('%s', (name, { kind, size, content }) => {
     const path = unpacked(name);
-    if (kind === 'differencing') {
-      expect(() => withDisk(vhdDriver, path, () => {})).toThrow(
-        /^differencing VHD: needs its parent ".*fat-parent\.vhd" \(unique id /,
-      );
-      return;
-    }
     withDisk(vhdDriver, path, (opened) => {
       expect(opened.disk.size).toBe(size);
       expect(opened.notices).toEqual([]);

@@ -10,7 +10,7 @@ import { FORMATS, type QemuOracle } from '../model/formats.ts';
 import { have, privateFolder } from '../support/oracle.ts';
 import { flushesOf } from './barriers.ts';
 import { type CrashImage, cutPower } from './harness.ts';
-import { continued, longRecording, recordings } from './recordings.ts';
+import { childRecording, continued, longRecording, recordings } from './recordings.ts';
 import type { Recording } from './workload.ts';
 
 const RUNS = Number(process.env['POWERCUT_RUNS'] ?? 2000);
@@ -75,6 +75,18 @@ describe.each(FORMATS)('$format', (format) => {
     'a long mount, reordered',
     () => {
       const recording = longRecording(format, SEED);
+      const runs = Math.ceil(RUNS / 4);
+      pass(cutPower(recording, { seed: SEED, runs, prefixes: false }).violation);
+    },
+    30 * MINUTES,
+  );
+
+  // Of formats that have no parents (raw) there is no child.
+  test.skipIf(format.format === 'raw')(
+    'a child with many commits, reordered',
+    () => {
+      const recording = childRecording(format, SEED);
+      if (recording === undefined) throw new Error('none of the samples is a child');
       const runs = Math.ceil(RUNS / 4);
       pass(cutPower(recording, { seed: SEED, runs, prefixes: false }).violation);
     },

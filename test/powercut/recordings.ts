@@ -64,6 +64,20 @@ export function longRecording(format: WritableFormat, seed: number): Recording {
   return record(driverOf(format.format), { ...sample, name }, random(seed), sessions);
 }
 
+/**
+ * Mounts of a child with many commits, so that what the parent shows is written over also where the file has grown and
+ * is stable as zeros. Undefined where the format has no parents.
+ */
+export function childRecording(format: WritableFormat, seed: number): Recording | undefined {
+  const sample = writableSamples(format, seed)
+    .filter(({ parent }) => parent !== undefined)
+    .sort((a, b) => b.disk.length - a.disk.length)[0];
+  if (sample === undefined) return undefined;
+  const name = `${sample.name}, many commits`;
+  const sessions = Array<Session>(4).fill({ steps: 60, flushes: 0.45, end: 'flush' });
+  return record(driverOf(format.format), { ...sample, name }, random(seed), sessions);
+}
+
 /** One recording on an image that a power cut left. Throws where the driver does not write to it. */
 export function continued(format: WritableFormat, image: CrashImage, seed: number): Recording {
   const name = `${image.name}, after a power cut`;

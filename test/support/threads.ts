@@ -23,6 +23,15 @@ export interface ThreadScript {
  * `workerData` and posts one message.
  */
 export function threadScript(path: string): ThreadScript {
+  const script = builtThread(path);
+  return {
+    run: <Result>(data: readonly unknown[]) =>
+      Promise.all(data.map((workerData) => runOne<Result>(script(), workerData))),
+  };
+}
+
+/** Builds the worker module at `path` before the tests of this file; says where it is then. */
+export function builtThread(path: string): () => URL {
   let folder = '';
   beforeAll(async () => {
     folder = mkdtempSync(join(tmpdir(), 'vdisk-threads-'));
@@ -36,12 +45,7 @@ export function threadScript(path: string): ThreadScript {
   afterAll(() => {
     if (folder !== '') rmSync(folder, { recursive: true, force: true });
   });
-  return {
-    run: <Result>(data: readonly unknown[]) => {
-      const script = pathToFileURL(join(folder, `${basename(path, '.ts')}.js`));
-      return Promise.all(data.map((workerData) => runOne<Result>(script, workerData)));
-    },
-  };
+  return () => pathToFileURL(join(folder, `${basename(path, '.ts')}.js`));
 }
 
 function runOne<Result>(script: URL, workerData: unknown): Promise<Result> {

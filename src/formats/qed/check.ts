@@ -11,13 +11,15 @@ import { hex } from '../../base/units.ts';
 import { CheckCollector, type CheckReport } from '../../image/check.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import { checkHeader, readHeader, reportOddities } from './open.ts';
+import { readBacking } from './parent.ts';
 import { clustersOf, scanTables } from './scan.ts';
 import { LAST_CLUSTER } from './tables.ts';
 
-/** Throws ImageError where the image cannot be opened. */
+/** Throws ImageError where the image cannot be opened. A parent is not looked at: it has a check of its own. */
 export function checkImage(source: BlockSource): CheckReport {
   const header = readHeader(source);
   const geometry = checkHeader(header, source);
+  readBacking(header, geometry.headerBytes, source);
   const collector = new CheckCollector();
   reportOddities(header, source, (text) => collector.warning(text));
   const { used } = scanTables(source, geometry, collector, Number.POSITIVE_INFINITY);

@@ -12,16 +12,20 @@
  * between its own entries and the L1 entry the power goes. NEED_CHECK is never set: a crash leaks clusters, and no
  * reader has to look for more. The file grows in batches, so most commits are one flush.
  *
- * Discarded clusters become zero clusters; their places are punched, and given out again after the commit. L2 tables
+ * Where a parent shows, a cluster is filled before its entry is published (`reserve`), and 2 is always done: what the
+ * disk shows until then is no zeros.
+ *
+ * Discarded clusters become zero clusters, with a parent those too that had no entry yet; their places are punched, and given out again after the commit. L2 tables
  * stay. The file grows in batches; at the end of a mount, what lies behind its last used cluster is cut off.
  */
 
-import { EAGAIN, EFBIG, EINVAL, EIO, ENOSPC, type Status } from '../../base/errno.ts';
+import { EAGAIN, EFBIG, EINVAL, EIO, ENOSPC, ESTALE, type Status } from '../../base/errno.ts';
 import { type ByteCount, type GuestOffset, type HostOffset, MIB } from '../../base/units.ts';
 import type { EditContext } from '../../image/driver.ts';
 import { Extent } from '../../image/extent.ts';
 import { NONE } from '../../image/free-space.ts';
 import { FreshSpace } from '../../image/fresh-space.ts';
+import type { Reservation } from '../../image/reservation.ts';
 import { TableEditor } from '../../image/table-editor.ts';
 import { EIGHTH_WORDS, type PagedTable } from '../../shared/paged-table.ts';
 import type { BlockSource } from '../../source/block-source.ts';
@@ -44,6 +48,7 @@ export class QedEditor extends TableEditor {
   readonly #geometry: Geometry;
   readonly #bounds: Uint32Array<SharedArrayBuffer>;
   readonly #fresh: FreshSpace;
+  readonly #hasParent: boolean;
   readonly #translator: QedTranslator;
   readonly #l1: PagedTable;
   readonly #clusters: PagedTable;
@@ -67,6 +72,7 @@ export class QedEditor extends TableEditor {
     this.#geometry = geometry;
     this.#bounds = new Uint32Array(edit.bounds);
     this.#fresh = new FreshSpace(edit.fresh);
+    this.#hasParent = edit.hasParent;
     this.#translator = translator;
     this.#l1 = translator.l1;
     this.#clusters = translator.clusters;
@@ -108,8 +114,8 @@ export class QedEditor extends TableEditor {
     const { clusterSize } = this.#geometry;
     const first = Math.floor(at / clusterSize);
     const wanted = Math.min(Math.ceil((at + length) / clusterSize), first + MAX_CLUSTERS);
-    // Tables first, so that the data behind them lies in one piece.
-    const end = this.#addTables(first, wanted);
+    // Tables first, so that the data behind them lies in one piece. With a parent, what has none is not asked for.
+    const end = this.#hasParent ? wanted : this.#addTables(first, wanted);
     if (end < 0) return end;
     for (let cluster = first; cluster < end; ) {
       const done = this.#allocateSome(cluster, end);
@@ -129,7 +135,7 @@ export class QedEditor extends TableEditor {
       let status: Status = Math.min(table, 0);
       if (table === LOOK) status = -EIO;
       if (table === ABSENT) {
-        status = this.#reserve(count);
+        status = this.#makeRoom(count);
         if (status === 0) status = this.#l1.set(index, bounds[NEXT]!);
         if (status === 0) this.#gaveOut(count);
       }
@@ -143,16 +149,17 @@ export class QedEditor extends TableEditor {
     const first = this.#clusters.get(cluster);
     if (first < 0) return first;
     if (first === LOOK) return -EIO;
-    // Another thread was first.
-    if (first !== ABSENT && first !== ZEROED) return 1;
+    // Another thread was first; or the parent shows there, and nobody asked for it.
+    if (!this.#isZeros(first)) return 1;
     let wanted = 1;
-    while (cluster + wanted < end) {
-      const word = this.#clusters.get(cluster + wanted);
-      if (word !== ABSENT && word !== ZEROED) break;
-      wanted += 1;
-    }
+    while (cluster + wanted < end && this.#isZeros(this.#clusters.get(cluster + wanted))) wanted += 1;
     const freed = this.#takeFreed(wanted);
     return freed === 0 ? this.#allocateNew(cluster, wanted) : this.#allocateFreed(cluster, freed);
+  }
+
+  /** Whether a cluster without data reads as zeros. */
+  #isZeros(word: number): boolean {
+    return word === ZEROED || (word === ABSENT && !this.#hasParent);
   }
 
   /** Free clusters into `#freed`, at most `wanted` of them, ascending. Returns how many. */
@@ -191,20 +198,23 @@ export class QedEditor extends TableEditor {
     const bounds = this.#bounds;
     // What cannot be had at once, but may be in part, is taken one by one.
     let count = wanted;
-    let status = this.#reserve(count);
+    let status = this.#makeRoom(count);
     if (status < 0 && count > 1) {
       count = 1;
-      status = this.#reserve(count);
+      status = this.#makeRoom(count);
     }
-    // What was discarded comes back with the commit.
-    if ((status === -ENOSPC || status === -EFBIG) && this.free.count > 0) return -EAGAIN;
-    if (status < 0) return status;
+    if (status < 0) return this.#orLater(status);
     for (let done = 0; done < count; done += 1) {
       status = this.#clusters.set(cluster + done, bounds[NEXT]!);
       if (status < 0) return done > 0 ? done : status;
       this.#gaveOut(1);
     }
     return count;
+  }
+
+  /** What came of `#makeRoom`; -EAGAIN where there is no room, but what was discarded comes back with the commit. */
+  #orLater(status: Status): Status {
+    return (status === -ENOSPC || status === -EFBIG) && this.free.count > 0 ? -EAGAIN : status;
   }
 
   /** The `count` clusters from NEXT on have an owner. */
@@ -215,7 +225,7 @@ export class QedEditor extends TableEditor {
   }
 
   /** Makes the `count` clusters from NEXT on part of the file, reading as zeros. 0 or -errno. */
-  #reserve(count: number): Status {
+  #makeRoom(count: number): Status {
     const bounds = this.#bounds;
     const end = bounds[NEXT]! + count;
     if (end <= bounds[ZEROED_END]!) return 0;
@@ -244,15 +254,52 @@ export class QedEditor extends TableEditor {
     return to > this.source.size ? this.source.setSize(to) : 0;
   }
 
-  protected reserveLocked(): Status {
-    return -EIO;
+  protected reserveLocked(at: GuestOffset, _length: ByteCount, out: Reservation): Status {
+    const { clusterSize, virtualSize } = this.#geometry;
+    const cluster = Math.floor(at / clusterSize);
+    const word = this.#clusters.get(cluster);
+    if (word < 0) return word;
+    if (word !== ABSENT) return word === LOOK ? -EIO : -ESTALE;
+    const tables = this.#addTables(cluster, cluster + 1);
+    if (tables < 0) return tables;
+    const place = this.#takeOne();
+    if (place < 0) return place;
+    const from = cluster * clusterSize;
+    return out.set(from, Math.min(clusterSize, virtualSize - from), place * clusterSize, true, place);
   }
 
-  protected publishLocked(): Status {
-    return -EIO;
+  /** A cluster of the file that nobody uses, reading as zeros: its number, or -errno. */
+  #takeOne(): number {
+    const bounds = this.#bounds;
+    const freed = this.free.take();
+    if (freed !== NONE) {
+      const zeroed = this.#makeZeros(freed, freed + 1);
+      if (zeroed < 0) this.free.giveBack(freed);
+      return zeroed < 0 ? zeroed : freed;
+    }
+    const status = this.#makeRoom(1);
+    if (status < 0) return this.#orLater(status);
+    bounds[NEXT]! += 1;
+    return bounds[NEXT]! - 1;
   }
 
-  protected cancelLocked(): void {}
+  protected publishLocked({ at, token }: Reservation): Status {
+    const cluster = Math.floor(at / this.#geometry.clusterSize);
+    const word = this.#clusters.get(cluster);
+    if (word < 0) return word;
+    if (word !== ABSENT) {
+      this.free.giveBack(token);
+      return -ESTALE;
+    }
+    const status = this.#clusters.set(cluster, token);
+    // What the parent shows is no zeros: the copy must be there before the entry, wherever its place is.
+    if (status === 0) this.#fresh.namedUsed();
+    return status;
+  }
+
+  protected cancelLocked({ token }: Reservation): void {
+    this.free.giveBack(token);
+  }
 
   protected discardLocked(at: GuestOffset, length: ByteCount): Status {
     const { clusterSize, tableEntries } = this.#geometry;
@@ -264,12 +311,20 @@ export class QedEditor extends TableEditor {
     for (let cluster = Math.floor(at / clusterSize); cluster < end && status === 0; ) {
       const index = Math.floor(cluster / tableEntries);
       if (this.#l1.get(index) === ABSENT) {
-        cluster = (index + 1) * tableEntries;
-        continue;
+        if (!this.#hasParent) {
+          cluster = (index + 1) * tableEntries;
+          continue;
+        }
+        const added = this.#addTables(cluster, cluster + 1);
+        if (added < 0) {
+          status = added;
+          break;
+        }
       }
       const word = this.#clusters.get(cluster);
       if (word < 0) status = word;
       else if (word === LOOK) status = this.#zeroFar(cluster);
+      else if (word === ABSENT && this.#hasParent) status = this.#clusters.set(cluster, ZEROED);
       else if (word !== ABSENT && word !== ZEROED) {
         status = this.#clusters.set(cluster, ZEROED);
         if (status === 0) {

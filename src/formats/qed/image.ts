@@ -8,6 +8,7 @@ import { PAGE_WORDS } from '../../shared/page-pool.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import type { Geometry } from './geometry.ts';
 import { checkHeader, factsOf, readHeader, reportOddities } from './open.ts';
+import { parentOf, readBacking } from './parent.ts';
 import { prepareEdit, type QedEdit } from './prepare.ts';
 import type { QedHeader } from './structs.ts';
 import { ABSENT, LOOK, TableReader, ZEROED } from './tables.ts';
@@ -25,7 +26,7 @@ export class QedImage implements Image {
   readonly blockSize: ByteCount;
   readonly facts: ReadonlyMap<string, string>;
   readonly identity: readonly IdentityMark[] = [];
-  readonly parent: ParentLink | undefined = undefined;
+  readonly parent: ParentLink | undefined;
   readonly #header: QedHeader;
   readonly #geometry: Geometry;
   readonly #state: QedState;
@@ -38,7 +39,9 @@ export class QedImage implements Image {
     reportOddities(header, source, context.report);
     this.virtualSize = geometry.virtualSize;
     this.blockSize = geometry.clusterSize;
-    this.facts = factsOf(header);
+    const backing = readBacking(header, geometry.headerBytes, source);
+    this.facts = factsOf(header, backing);
+    this.parent = backing === undefined ? undefined : parentOf(backing);
     this.#header = header;
     this.#geometry = geometry;
     this.#source = source;

@@ -9,12 +9,10 @@ import type { Report } from '../../image/driver.ts';
 import { safeNumber } from '../../layout/struct.ts';
 import { type BlockSource, readExactly } from '../../source/block-source.ts';
 import { type Geometry, geometryOf, maxImageSize } from './geometry.ts';
+import type { Backing } from './parent.ts';
 import {
-  BACKING_FILE,
-  BACKING_NO_PROBE,
   KNOWN_FEATURES,
   MAGIC,
-  MAX_BACKING_NAME,
   MAX_CLUSTER_SIZE,
   MAX_TABLE_SIZE,
   MIN_CLUSTER_SIZE,
@@ -42,7 +40,7 @@ export function readHeader(source: BlockSource): QedHeader {
 
 /**
  * The proportions that the header gives. Throws ImageError: 'unsupported' for features, 'corrupt' for values
- * that break the format's rules, 'missing' for an image that needs its backing file.
+ * that break the format's rules.
  */
 export function checkHeader(header: QedHeader, source: BlockSource): Geometry {
   const unknown = header.features & ~KNOWN_FEATURES;
@@ -66,7 +64,6 @@ export function checkHeader(header: QedHeader, source: BlockSource): Geometry {
   }
   const virtualSize = checkImageSize(header);
   const l1Offset = checkL1(header, headerBytes, source.size);
-  if ((header.features & BACKING_FILE) !== 0n) throw needsBacking(header, headerBytes, source);
   return geometryOf(clusterSize, tableSize, headerBytes, l1Offset, virtualSize);
 }
 
@@ -109,29 +106,6 @@ function checkL1(header: QedHeader, headerBytes: number, fileSize: number): Host
   return Number(l1TableOffset) as HostOffset;
 }
 
-/** The refusal of an image with a backing file: it names the file, or says why it cannot. */
-function needsBacking(header: QedHeader, headerBytes: number, source: BlockSource): ImageError {
-  const { backingFilenameOffset: offset, backingFilenameSize: size } = header;
-  const place = `QED backing file name of ${size} bytes at ${hex(offset)}`;
-  if (size === 0 || size > MAX_BACKING_NAME) {
-    return corrupt(`${place}: expected a length from 1 to ${MAX_BACKING_NAME}`);
-  }
-  if (offset < qedHeader.size || offset + size > headerBytes) {
-    return corrupt(
-      `${place}: expected between the header's fields (${hex(qedHeader.size)}) and its end (${hex(headerBytes)})`,
-    );
-  }
-  const bytes = readExactly(source, offset, size, (outcome) =>
-    outcome < 0
-      ? new ImageError('io', `${place}: cannot be read (errno ${-outcome})`)
-      : corrupt(`${place}: the file ends at ${hex(source.size)}`),
-  );
-  if (bytes.includes(0)) return corrupt(`${place}: contains a NUL byte`);
-  const name = JSON.stringify(new TextDecoder().decode(bytes));
-  const format = (header.features & BACKING_NO_PROBE) !== 0n ? 'raw' : 'to be probed';
-  return new ImageError('missing', `QED image: needs its backing file ${name} (format: ${format})`);
-}
-
 /** What deserves a notice, but does not keep the image from being read. */
 export function reportOddities(header: QedHeader, source: BlockSource, report: Report): void {
   if ((header.features & NEED_CHECK) !== 0n) {
@@ -156,9 +130,9 @@ export function reportOddities(header: QedHeader, source: BlockSource, report: R
 }
 
 /** For an examiner, in the order of the header. */
-export function factsOf(header: QedHeader): ReadonlyMap<string, string> {
+export function factsOf(header: QedHeader, backing: Backing | undefined): ReadonlyMap<string, string> {
   const { clusterSize, tableSize } = header;
-  return new Map([
+  const facts = new Map([
     ['cluster-size', `${clusterSize}`],
     ['table-size', `${tableSize} clusters`],
     ['header-size', `${header.headerSize} clusters`],
@@ -169,4 +143,8 @@ export function factsOf(header: QedHeader): ReadonlyMap<string, string> {
     ['l1-table', hex(header.l1TableOffset)],
     ['max-size', `${maxImageSize(clusterSize, tableSize)}`],
   ]);
+  if (backing === undefined) return facts;
+  facts.set('backing-file', JSON.stringify(backing.name));
+  facts.set('backing-format', backing.raw ? 'raw' : 'to be probed');
+  return facts;
 }

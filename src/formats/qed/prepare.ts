@@ -9,7 +9,7 @@ import { type TableEditSeed, tableEditSeed } from '../../image/table-editor.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import type { Geometry } from './geometry.ts';
 import { type ClusterRun, clustersOf, type ScanSink, scanTables } from './scan.ts';
-import { NEED_CHECK, type QedHeader } from './structs.ts';
+import { BACKING_FILE, NEED_CHECK, type QedHeader } from './structs.ts';
 import { LAST_CLUSTER } from './tables.ts';
 
 /** Plain data: shared by the editors of all threads. */
@@ -17,6 +17,8 @@ export interface QedEdit extends TableEditSeed {
   /** Words, written under the allocation lock: NEXT and ZEROED_END. */
   readonly bounds: SharedArrayBuffer;
   readonly fresh: SharedArrayBuffer;
+  /** Whether an absent entry shows a parent: then it is no zeros. */
+  readonly hasParent: boolean;
 }
 
 /** In `QedEdit.bounds`: the first cluster of the file that was never given out, nor any behind it. */
@@ -57,10 +59,11 @@ export function prepareEdit(
   }
   if (needsCheck)
     report('QED tables: checked without an error; the first write removes the mark in the header');
+  const hasParent = (header.features & BACKING_FILE) !== 0n;
   const next = used.end;
   const bounds = new SharedArrayBuffer(8);
   new Uint32Array(bounds).set([next, next]);
-  return { ...tableEditSeed(clustersIn(used.unused(next))), bounds, fresh: FreshSpace.seed() };
+  return { ...tableEditSeed(clustersIn(used.unused(next))), bounds, fresh: FreshSpace.seed(), hasParent };
 }
 
 function* clustersIn(runs: Iterable<ClusterRun>): Generator<number> {

@@ -3,13 +3,15 @@
  * Create UUID: which image; modify UUID: in which state (formats/vdi.md 6).
  */
 
-import { formatGuid, isZero } from '../../base/guid.ts';
+import { formatGuid, formatUuid, isZero } from '../../base/guid.ts';
 import type { Image } from '../../image/driver.ts';
 import type { IdentityMark, ParentLink, ParentMismatch } from '../../image/parent.ts';
 import type { VdiHeader } from './header.ts';
 
 const CREATE = 'uuid-create';
 const MODIFY = 'uuid-modify';
+/** Of a VHD. */
+const VHD_ID = 'unique-id';
 
 export function identityOf({ createUuid, modifyUuid }: VdiHeader): IdentityMark[] {
   return [
@@ -28,7 +30,9 @@ export function parentOf({ linkageUuid, parentModifyUuid }: VdiHeader): ParentLi
     identity: `create UUID ${create}${isZero(parentModifyUuid) ? '' : `, modify UUID ${modify}`}`,
     format: undefined,
     compare: (parent) => {
-      const found = markOf(parent, CREATE);
+      // VirtualBox puts a VDI on a VHD as well, whose only mark are the same 16 bytes, shown in the other order.
+      if (markOf(parent, VHD_ID) === formatUuid(linkageUuid)) return undefined;
+      const found = markOf(parent, CREATE) ?? markOf(parent, VHD_ID);
       if (found !== create) return mismatch('other', 'create UUID', create, found);
       const state = markOf(parent, MODIFY);
       if (isZero(parentModifyUuid) || state === modify) return undefined;

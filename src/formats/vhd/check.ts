@@ -8,8 +8,16 @@ import type { BlockSource } from '../../source/block-source.ts';
 import { geometrySize, isLargestGeometry, properGeometrySize } from './geometry.ts';
 import type { DynamicParts, VhdImage } from './image.ts';
 import { openVhd } from './open.ts';
-import { checkLocators } from './parent.ts';
-import { type BlockList, blockBytes, blockEnd, gaps, listBlocks } from './space.ts';
+import { readLocators } from './parent.ts';
+import {
+  type BlockList,
+  blockBytes,
+  blockEnd,
+  blockWithin,
+  gaps,
+  listBlocks,
+  reservedRanges,
+} from './space.ts';
 import { SECTOR, UNALLOCATED, VHD_EPOCH } from './structs.ts';
 import { BitmapReader, FITS, IN_METADATA, type Layout, placement, tableLoader, usedBytes } from './table.ts';
 import type { DynamicState } from './translator.ts';
@@ -80,8 +88,12 @@ class DynamicCheck {
 
   run(): void {
     const layout = this.#layout;
-    const { entries, batmap } = this.#parts;
-    checkLocators(this.#source, this.#parts.placed.header, (notice) => this.#findings.warning(notice));
+    const { entries } = this.#parts;
+    const { parent, placed } = this.#parts;
+    // Those of a differencing image were reported when it was opened; others have no use for them.
+    if (parent === undefined) {
+      readLocators(this.#source, placed.header, (notice) => this.#findings.warning(notice));
+    }
     const list = listBlocks(this.#source, layout, entries, (block, entry, how) => {
       const where =
         how === IN_METADATA
@@ -91,8 +103,14 @@ class DynamicCheck {
     });
     this.#checkOverlaps(list);
     this.#checkBlocks();
-    const reserved = batmap === undefined ? [] : [batmap.mapAt, batmap.mapAt + batmap.mapBytes];
-    this.#checkGaps(list, reserved);
+    for (const { code, at, end } of parent?.locators ?? []) {
+      const start = blockWithin(layout, list, at, end);
+      if (start === undefined) continue;
+      this.#findings.error(
+        `VHD parent locator ${code}: its data at ${hex(at)} is in the block at sector ${hex(start)}`,
+      );
+    }
+    this.#checkGaps(list, reservedRanges(this.#parts));
   }
 
   #entryName(block: number): string {
@@ -156,6 +174,8 @@ class DynamicCheck {
       );
       return;
     }
+    // There the parent shows, whatever lies under it.
+    if (this.#parts.parent !== undefined) return;
     const at = this.#dataUnderClear(block, dataAt);
     if (at !== undefined) {
       this.#findings.warning(

@@ -3,7 +3,8 @@
 import type { FormatDriver } from '../../image/driver.ts';
 import { FlatEditor } from '../../image/flat-editor.ts';
 import { checkVhd } from './check.ts';
-import { DynamicEditor } from './editor.ts';
+import { DifferencingEditor } from './differencing-editor.ts';
+import { DynamicEditor } from './dynamic-editor.ts';
 import { probeFooter } from './footer.ts';
 import { SIZE_OPTION } from './geometry.ts';
 import type { VhdState } from './image.ts';
@@ -30,7 +31,10 @@ export const vhdDriver: FormatDriver = Object.freeze({
       return new FlatEditor(edit.commit, source, () => stampFixed(edit, source));
     }
     const state = shared.state as DynamicState;
-    return new DynamicEditor(state, edit, source, context, translator as DynamicTranslator);
+    const tables = translator as DynamicTranslator;
+    return edit.kind === 'dynamic'
+      ? new DynamicEditor(state, edit, source, context, tables)
+      : new DifferencingEditor(state, edit, source, context, tables);
   },
   check: checkVhd,
 } satisfies FormatDriver);

@@ -124,6 +124,11 @@ function wrongWith(copy: FooterCopy): string {
   return `${nameOf(copy)}: expected the cookie "${FOOTER_COOKIE}", found ${printable(copy.footer.cookie)}`;
 }
 
+/** A time of the format, in seconds since its epoch, as users see it; texts compare as times do. */
+export function timeText(seconds: number): string {
+  return new Date((VHD_EPOCH + seconds) * 1000).toISOString();
+}
+
 /** Text from the image in quotes, with everything unprintable escaped. */
 export function printable(text: string): string {
   return JSON.stringify(text).replace(/[\u007f-\u009f\u2028\u2029\u202a-\u202e]/g, (character) => {

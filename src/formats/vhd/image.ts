@@ -6,8 +6,9 @@ import type { Image, SharedImage } from '../../image/driver.ts';
 import type { IdentityMark, ParentLink } from '../../image/parent.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import type { Batmap } from './batmap.ts';
-import type { FoundFooter } from './footer.ts';
+import { type FoundFooter, variantOf } from './footer.ts';
 import type { PlacedHeader } from './header.ts';
+import { identityOf, type ParentRecord } from './parent.ts';
 import { prepareEdit, type VhdEdit } from './prepare.ts';
 import { UNALLOCATED } from './structs.ts';
 import { tableLoader, usedBytes } from './table.ts';
@@ -15,9 +16,11 @@ import type { DynamicState } from './translator.ts';
 
 export type VhdState = { readonly kind: 'fixed' } | ({ readonly kind: 'dynamic' } & DynamicState);
 
-/** What only dynamic images have, as it was found at open. */
+/** What dynamic and differencing images have, as it was found at open. */
 export interface DynamicParts {
   readonly placed: PlacedHeader;
+  /** Undefined where the image is no differencing one. */
+  readonly parent: ParentRecord | undefined;
   /** Entries of the table that are in the file: those of the disk, and what more there is. */
   readonly entries: number;
   readonly batmap: Batmap | undefined;
@@ -31,8 +34,8 @@ export class VhdImage implements Image {
   readonly virtualSize: ByteCount;
   readonly blockSize: ByteCount;
   readonly facts: ReadonlyMap<string, string>;
-  readonly identity: readonly IdentityMark[] = [];
-  readonly parent: ParentLink | undefined = undefined;
+  readonly identity: readonly IdentityMark[];
+  readonly parent: ParentLink | undefined;
   readonly source: BlockSource;
   readonly state: VhdState;
   readonly found: FoundFooter;
@@ -47,10 +50,12 @@ export class VhdImage implements Image {
     found: FoundFooter,
     parts?: DynamicParts,
   ) {
-    this.variant = state.kind;
+    this.variant = variantOf(found.copy.footer.type);
     this.virtualSize = size;
     this.blockSize = state.kind === 'fixed' ? 0 : state.layout.blockSize;
     this.facts = facts;
+    this.identity = identityOf(found.copy.footer);
+    this.parent = parts?.parent?.link;
     this.source = source;
     this.state = state;
     this.found = found;

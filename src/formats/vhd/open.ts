@@ -6,11 +6,11 @@ import { hex, roundDown, roundUp } from '../../base/units.ts';
 import type { FormatOption, OpenContext, Report } from '../../image/driver.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import { type Batmap, readBatmap } from './batmap.ts';
-import { type FooterCopy, type FoundFooter, findFooter, printable, variantOf } from './footer.ts';
+import { type FooterCopy, type FoundFooter, findFooter, printable, timeText, variantOf } from './footer.ts';
 import { chooseSize, geometrySize, SIZE_OPTION, type SizeChoice } from './geometry.ts';
 import { type PlacedHeader, readHeader } from './header.ts';
 import { VhdImage, type VhdState } from './image.ts';
-import { missingParent } from './parent.ts';
+import { type ParentRecord, readParent } from './parent.ts';
 import {
   CREATOR_TAPDISK,
   FEATURE_TEMPORARY,
@@ -21,14 +21,13 @@ import {
   TYPE_DYNAMIC,
   TYPE_FIXED,
   VERSION_1_0,
-  VHD_EPOCH,
 } from './structs.ts';
 import { type Layout, wordsPerBlock } from './table.ts';
 
 export const BITMAP_OPTION: FormatOption = {
   name: 'vhd-bitmap',
   values: ['honour', 'ignore'],
-  doc: 'Ignore the sector bitmaps, for an image whose bitmaps were never kept.',
+  doc: 'Ignore the sector bitmaps, for a dynamic image whose bitmaps were never kept.',
 };
 
 /** Above that, the byte per block that says "full" is not worth its memory. */
@@ -58,10 +57,18 @@ export function openVhd(source: BlockSource, context: OpenContext): VhdImage {
   if (footer.type === TYPE_FIXED) return openFixed(source, located, sizeOption, report);
 
   const placed = readHeader(source, footer, report);
+  let ignoreBitmaps = bitmapOption === 'ignore';
+  let parent: ParentRecord | undefined;
   if (footer.type === TYPE_DIFFERENCING) {
-    throw missingParent(source, placed.header, isTapdisk01(footer), report);
+    parent = readParent(source, placed.header, isTapdisk01(footer), report);
+    if (ignoreBitmaps) {
+      report(
+        'VHD: the sector bitmaps say where the parent shows, so that vhd-bitmap=ignore is not for this image',
+      );
+    }
+    ignoreBitmaps = false;
   }
-  return openDynamic(source, context, located, placed, sizeOption, bitmapOption === 'ignore');
+  return openDynamic(source, context, located, placed, parent, sizeOption, ignoreBitmaps);
 }
 
 function choice(options: ReadonlyMap<string, string>, option: FormatOption): string | undefined {
@@ -97,6 +104,7 @@ function openDynamic(
   context: OpenContext,
   located: FoundFooter,
   placed: PlacedHeader,
+  parent: ParentRecord | undefined,
   sizeOption: string | undefined,
   ignoreBitmaps: boolean,
 ): VhdImage {
@@ -149,8 +157,9 @@ function openDynamic(
   const order = layout.bitOrder === 'lsb' ? 'honoured, least significant bit first' : 'honoured';
   facts.set('sector-bitmaps', ignoreBitmaps ? 'ignored (option)' : order);
   if (batmap !== undefined) facts.set('batmap', batmap.map === undefined ? 'not used' : 'used');
+  for (const [name, value] of parent?.facts ?? []) facts.set(name, value);
   const entries = Math.floor((tableEnd - placed.tableAt) / 4);
-  return new VhdImage(source, sizing.size, state, facts, located, { placed, entries, batmap });
+  return new VhdImage(source, sizing.size, state, facts, located, { placed, parent, entries, batmap });
 }
 
 /** The size, given that the table must have an entry for every block of it. */
@@ -239,7 +248,7 @@ function footerFacts(found: FooterCopy, sizing: SizeChoice): Map<string, string>
     ['creator', printable(footer.creator)],
     ['creator-version', `${version >>> 16}.${version & 0xffff}`],
     ['creator-system', printable(footer.creatorSystem)],
-    ['created', new Date((VHD_EPOCH + footer.timestamp) * 1000).toISOString()],
+    ['created', timeText(footer.timestamp)],
     ['uuid', formatUuid(footer.uniqueId)],
     ['original-size', `${footer.originalSize}`],
     ['current-size', `${footer.currentSize}`],

@@ -1,9 +1,10 @@
 /**
- * Blocks that became full while their bitmaps on disk still have clear bits: a list in shared memory, kept under
- * the allocation lock. A bitmap is written by the commit after the zeros under its clear bits are stable.
+ * Bitmaps on disk that lack bits: a list in shared memory, kept under the allocation lock. A bitmap is written by the
+ * commit after what lies under its bits is stable.
  *
- * A block that is unmapped meanwhile stays in the list. That does no harm: its place is given out again only
- * after the commit that has both.
+ * In a dynamic image these are blocks that became full. One that is unmapped meanwhile stays in the list. That does no
+ * harm: its place is given out again only after the commit that has both. In a differencing image they are sectors of
+ * bitmaps, by their first word in the table of bitmaps.
  */
 
 import { MAX_PENDING } from './prepare.ts';
@@ -30,12 +31,19 @@ export class PendingBitmaps {
     return this.count === MAX_PENDING;
   }
 
-  /** Block `block`, at sector `entry`. There is room. */
-  add(block: number, entry: number): void {
+  /** Block or word `key`, of the block at sector `entry`. There is room. */
+  add(key: number, entry: number): void {
     const at = FIRST + 2 * this.count;
-    this.#words[at] = block;
+    this.#words[at] = key;
     this.#words[at + 1] = entry;
     this.#words[COUNT]! += 1;
+  }
+
+  /** Whether `key` is in the list, and no commit has gathered it. What was added last is found first. */
+  has(key: number): boolean {
+    const words = this.#words;
+    for (let n = this.count - 1; n >= words[GATHERED]!; n -= 1) if (words[FIRST + 2 * n] === key) return true;
+    return false;
   }
 
   gather(): void {
@@ -46,7 +54,7 @@ export class PendingBitmaps {
   }
 
   /** Calls `visit` with the gathered ones, without a lock. Returns 0 or its first -errno. */
-  forEach(visit: (block: number, entry: number) => number): number {
+  forEach(visit: (key: number, entry: number) => number): number {
     for (let n = 0; n < this.#gathered; n += 1) {
       const status = visit(this.#mine[2 * n]!, this.#mine[2 * n + 1]!);
       if (status < 0) return status;

@@ -3,15 +3,26 @@
 import type { Status } from '../../base/errno.ts';
 import { corrupt, ImageError, unsupported } from '../../base/errors.ts';
 import { type HostOffset, hex, roundUp } from '../../base/units.ts';
-import { MAX_SCANNED_WORDS } from '../../image/count.ts';
+import { MAX_SCANNED_WORDS, scanTable } from '../../image/count.ts';
 import { GroupCommit } from '../../image/group-commit.ts';
 import { type TableEditSeed, tableEditSeed } from '../../image/table-editor.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import { stampFooter } from './footer.ts';
 import type { DynamicParts, VhdImage } from './image.ts';
-import { blockBytes, blockEnd, endOfUse, freePlaces, gaps, listBlocks, overlap } from './space.ts';
-import { footerStruct, SECTOR, VERSION_1_0 } from './structs.ts';
-import { IN_METADATA, usedBytes } from './table.ts';
+import {
+  type BlockList,
+  blockBytes,
+  blockEnd,
+  blockWithin,
+  endOfUse,
+  freePlaces,
+  gaps,
+  listBlocks,
+  overlap,
+  reservedRanges,
+} from './space.ts';
+import { footerStruct, SECTOR, UNALLOCATED, VERSION_1_0 } from './structs.ts';
+import { IN_METADATA, tableLoader, usedBytes } from './table.ts';
 import type { DynamicState } from './translator.ts';
 
 /** Plain data: shared by the editors of all threads. */
@@ -23,8 +34,8 @@ export interface FixedEdit {
   readonly footerAt: number;
 }
 
-export interface DynamicEdit extends TableEditSeed {
-  readonly kind: 'dynamic';
+/** What writing takes where there is a table. */
+export interface BlockEdit extends TableEditSeed {
   /** Host offsets and a count that the threads share: see NEXT, CLEAN and RELEASED. */
   readonly bounds: Float64Array<SharedArrayBuffer>;
   /** Bitmaps that wait to be written: see pending.ts. */
@@ -38,6 +49,14 @@ export interface DynamicEdit extends TableEditSeed {
   readonly entries: number;
   /** Host ranges in use beside blocks and metadata. */
   readonly reserved: readonly number[];
+}
+
+export interface DifferencingEdit extends BlockEdit {
+  readonly kind: 'differencing';
+}
+
+export interface DynamicEdit extends BlockEdit {
+  readonly kind: 'dynamic';
   /** tapdisk's map of full blocks: what has its bit set stays allocated. */
   readonly batmap: Uint8Array | undefined;
   /** Blocks can be unmapped at all. */
@@ -46,7 +65,7 @@ export interface DynamicEdit extends TableEditSeed {
   readonly keepsLast: boolean;
 }
 
-export type VhdEdit = FixedEdit | DynamicEdit;
+export type VhdEdit = FixedEdit | DynamicEdit | DifferencingEdit;
 
 /** Host offset behind the last block that was given out. */
 export const NEXT = 0;
@@ -80,10 +99,14 @@ export function prepareEdit(image: VhdImage): VhdEdit {
   return prepareDynamic(image, image.state, image.parts!);
 }
 
-function prepareDynamic(image: VhdImage, state: DynamicState, parts: DynamicParts): DynamicEdit {
+function prepareDynamic(
+  image: VhdImage,
+  state: DynamicState,
+  parts: DynamicParts,
+): DynamicEdit | DifferencingEdit {
   const { source, found } = image;
   const { layout } = state;
-  const { entries, batmap } = parts;
+  const { entries, batmap, parent } = parts;
   checkHeader(parts);
   const table = `VHD block allocation table at ${hex(layout.tableAt)}`;
   if (entries > MAX_SCANNED_WORDS) {
@@ -106,7 +129,7 @@ function prepareDynamic(image: VhdImage, state: DynamicState, parts: DynamicPart
     throw refused(corrupt(`VHD: the last block ends at ${hex(inFile)}, the file at ${hex(source.size)}`));
   }
 
-  const reserved = batmap === undefined ? [] : [batmap.mapAt, batmap.mapAt + batmap.mapBytes];
+  const reserved = reservedRanges(parts);
   const tailAt = placeOfTail(found.tailAt, source.size, endOfUse(layout, list, reserved));
   const bounds = new Float64Array(new SharedArrayBuffer(3 * 8));
   bounds[NEXT] = endOfUse(layout, list, reserved);
@@ -114,8 +137,7 @@ function prepareDynamic(image: VhdImage, state: DynamicState, parts: DynamicPart
   bounds[CLEAN] = Math.max(roundUp(source.size, SECTOR), tailAt + SECTOR);
   const footer = new Uint8Array(new SharedArrayBuffer(SECTOR));
   footer.set(found.copy.bytes);
-  return {
-    kind: 'dynamic',
+  const edit: BlockEdit = {
     ...tableEditSeed(freePlaces(layout, gaps(layout, list, reserved, Math.min(limit, bounds[NEXT])))),
     bounds,
     pending: new SharedArrayBuffer((2 + 2 * MAX_PENDING) * 4),
@@ -124,10 +146,42 @@ function prepareDynamic(image: VhdImage, state: DynamicState, parts: DynamicPart
     repair: !found.paired || tailAt !== found.tailAt,
     entries,
     reserved,
+  };
+  if (parent !== undefined) {
+    checkParts(image, state, parts, list);
+    return { kind: 'differencing', ...edit };
+  }
+  return {
+    kind: 'dynamic',
+    ...edit,
     batmap: batmap?.map,
     unmaps: batmap === undefined || batmap.map !== undefined,
     keepsLast: keepsLast(image, state, starts, list.last),
   };
+}
+
+/** What would make writing to a differencing image show something else than the parent where nobody wrote. */
+function checkParts(
+  { source }: VhdImage,
+  { layout }: DynamicState,
+  { batmap, parent }: DynamicParts,
+  list: BlockList,
+): void {
+  for (const { code, at, end } of parent!.locators) {
+    const start = blockWithin(layout, list, at, end);
+    if (start === undefined) continue;
+    const text = `VHD parent locator ${code}: its data at ${hex(at)} is in the block at sector ${hex(start)}`;
+    throw refused(corrupt(text));
+  }
+  const map = batmap?.map;
+  if (map === undefined) return;
+  const load = tableLoader(source, layout);
+  for (let from: number | undefined = 0; from !== undefined; ) {
+    from = scanTable(load, layout.blockCount, from, source.label, (block, entry) => {
+      if (entry !== UNALLOCATED || (map[block >>> 3]! & (0x80 >> (block & 7))) === 0) return;
+      throw refused(corrupt(`VHD block ${block}: the batmap calls it full, it is not allocated`));
+    });
+  }
 }
 
 function checkHeader({ placed }: DynamicParts): void {

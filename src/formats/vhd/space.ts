@@ -3,6 +3,7 @@
 import { type ByteCount, roundUp } from '../../base/units.ts';
 import { scanTable } from '../../image/count.ts';
 import type { BlockSource } from '../../source/block-source.ts';
+import type { DynamicParts } from './image.ts';
 import { SECTOR, UNALLOCATED } from './structs.ts';
 import { FITS, type Layout, placement, tableLoader, usedBytes } from './table.ts';
 
@@ -87,6 +88,18 @@ export function overlap(layout: Layout, list: BlockList): readonly [number, numb
     if (starts[n]! * SECTOR < blockEnd(layout, list, starts[n - 1]!)) return [starts[n - 1]!, starts[n]!];
   }
   return undefined;
+}
+
+/** The first block that has bytes between host offsets `at` and `end`; undefined where none has. */
+export function blockWithin(layout: Layout, list: BlockList, at: number, end: number): number | undefined {
+  return list.starts.find((start) => start * SECTOR < end && blockEnd(layout, list, start) > at);
+}
+
+/** Host ranges in use beside blocks and metadata, for `gaps` and `endOfUse`: the batmap, the paths of the parent. */
+export function reservedRanges({ batmap, parent }: DynamicParts): number[] {
+  const ranges = batmap === undefined ? [] : [batmap.mapAt, batmap.mapAt + batmap.mapBytes];
+  for (const { at, spaceEnd } of parent?.locators ?? []) ranges.push(at, spaceEnd);
+  return ranges;
 }
 
 /**

@@ -60,6 +60,15 @@ export function wordsPerBlock(blockSize: ByteCount): number {
   return Math.max(1, blockSize / SECTOR / 32);
 }
 
+/** A big-endian u32; returns where the next one goes. */
+export function putWord(bytes: Uint8Array, at: number, value: number): number {
+  bytes[at] = value >>> 24;
+  bytes[at + 1] = value >>> 16;
+  bytes[at + 2] = value >>> 8;
+  bytes[at + 3] = value;
+  return at + 4;
+}
+
 function bigEndian(bytes: Uint8Array, at: number): number {
   return ((bytes[at]! << 24) | (bytes[at + 1]! << 16) | (bytes[at + 2]! << 8) | bytes[at + 3]!) >>> 0;
 }
@@ -86,6 +95,12 @@ const REVERSED = Uint8Array.from({ length: 256 }, (_, byte) => {
   for (let bit = 0; bit < 8; bit += 1) if (byte & (1 << bit)) reversed |= 0x80 >> bit;
   return reversed;
 });
+
+/** Bytes `at` to `end` of a bitmap, between the order of the file and ours. */
+export function turnBits(bytes: Uint8Array, at: number, end: number, order: BitOrder): void {
+  if (order === 'msb') return;
+  for (let n = at; n < end; n += 1) bytes[n] = REVERSED[bytes[n]!]!;
+}
 
 /**
  * Reads the sector bitmap of one block, bits from the most significant, and looks whether all sectors of the
@@ -121,11 +136,8 @@ export class BitmapReader {
     return status;
   }
 
-  /** Between the order of the file and ours. */
   #turn(): void {
-    if (this.#layout.bitOrder === 'msb') return;
-    const { bytes } = this;
-    for (let at = 0; at < bytes.length; at += 1) bytes[at] = REVERSED[bytes[at]!]!;
+    turnBits(this.bytes, 0, this.bytes.length, this.#layout.bitOrder);
   }
 
   /** Sets the bits of `sectors` sectors from the first on; the others stay. */

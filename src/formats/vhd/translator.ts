@@ -19,7 +19,7 @@ import {
   wordsPerBlock,
 } from './table.ts';
 
-/** What the threads share of a dynamic image. */
+/** What the threads share of a dynamic or differencing image. */
 export interface DynamicState {
   readonly layout: Layout;
   readonly table: PagedTableSeed;
@@ -27,7 +27,7 @@ export interface DynamicState {
   readonly bitmaps: PagedTableSeed | undefined;
   /**
    * One byte per block: 1 where all sectors are known to be set, so that the bitmap is not looked up. Any
-   * thread sets it, none clears it: a block that is unmapped comes back full. Undefined where there are too many
+   * thread sets it, none clears it: a block that is unmapped comes back full (no block of a differencing image is). Undefined where there are too many
    * blocks.
    */
   readonly full: SharedArrayBuffer | undefined;
@@ -50,7 +50,8 @@ export class DynamicTranslator implements Translator {
   readonly #layout: Layout;
   /** The block allocation table, for the editor of this thread too. */
   readonly table: PagedTable;
-  readonly #bitmaps: PagedTable | undefined;
+  /** The sector bitmaps, likewise; undefined where they are ignored. */
+  readonly bitmaps: PagedTable | undefined;
   readonly #full: Uint8Array | undefined;
   readonly #perBlock: number;
   /** For a block whose page of bitmaps cannot be read as a whole. */
@@ -65,7 +66,7 @@ export class DynamicTranslator implements Translator {
     this.#full = state.full === undefined ? undefined : new Uint8Array(state.full);
     if (state.bitmaps !== undefined) {
       const load = bitmapLoader(source, layout, (block) => table.get(block), this.#full);
-      this.#bitmaps = new PagedTable(context.pool, state.bitmaps, load);
+      this.bitmaps = new PagedTable(context.pool, state.bitmaps, load);
     }
     this.#perBlock = wordsPerBlock(layout.blockSize);
     this.#single = new BitmapReader(source, layout);
@@ -95,7 +96,7 @@ export class DynamicTranslator implements Translator {
   }
 
   #isFull(block: number): boolean {
-    return this.#bitmaps === undefined || (this.#full !== undefined && Atomics.load(this.#full, block) === 1);
+    return this.bitmaps === undefined || (this.#full !== undefined && Atomics.load(this.#full, block) === 1);
   }
 
   /** `bytes` of block `block` from `within` on, as far as the file has them. */
@@ -160,7 +161,7 @@ export class DynamicTranslator implements Translator {
 
   /** Word `word` of the bitmap of a block, or -errno. */
   #word(block: number, entry: number, word: number): number {
-    const value = this.#bitmaps!.get(block * this.#perBlock + word);
+    const value = this.bitmaps!.get(block * this.#perBlock + word);
     if (value >= 0) return value;
     // A bad bitmap of a neighbour in the page must not take this one with it.
     const status = this.#single.read(entry);

@@ -1,10 +1,12 @@
 /**
  * The block allocation table as words of 32 bits: 3 bits of state and 29 bits of host offset in MiB
- * ([MS-VHDX] 2.5). Words are checked when their page is loaded, so that a lookup has nothing left to check.
+ * ([MS-VHDX] 2.5). Words are checked when their page is loaded, so that a lookup has nothing left to check: from
+ * FIRST_PLACE on a word names a place in the file, below it is the state alone.
  */
 
 import { EIO } from '../../base/errno.ts';
 import { type ByteCount, formatSize, type HostOffset, hex, MIB } from '../../base/units.ts';
+import { DATA, type ExtentKind, HOLE, ZERO } from '../../image/extent.ts';
 import { PAGE_WORDS } from '../../shared/page-pool.ts';
 import type { LoadPage } from '../../shared/paged-table.ts';
 import type { BlockSource } from '../../source/block-source.ts';
@@ -13,6 +15,7 @@ import type { Region, Regions } from './regions.ts';
 import {
   BAT_ENTRY_BYTES,
   FULLY_PRESENT,
+  NOT_PRESENT,
   PARTIALLY_PRESENT,
   UNDEFINED,
   UNMAPPED,
@@ -20,8 +23,24 @@ import {
   ZEROED,
 } from './structs.ts';
 
-/** A FULLY_PRESENT block that cannot be where its entry says: offset 0, where the header section is. */
-export const MISPLACED = FULLY_PRESENT;
+/** The least word with a place. Below it FULLY_PRESENT and PARTIALLY_PRESENT say that their place cannot be. */
+const FIRST_PLACE = 8;
+
+/** Part of the block is in the file, by the sector bitmap of its chunk. */
+export const PARTIAL = 3;
+export const DAMAGED = -1;
+
+/** What a word says ([MS-VHDX] 2.5.1.1). Only an image with a parent is ever PARTIAL. */
+export function kindOf(word: number): ExtentKind | typeof PARTIAL | typeof DAMAGED {
+  if (word >= FIRST_PLACE) return (word & 7) === PARTIALLY_PRESENT ? PARTIAL : DATA;
+  if (word === NOT_PRESENT) return HOLE;
+  return word === ZEROED ? ZERO : DAMAGED;
+}
+
+/** Host offset of what a word with a place names. */
+export function hostOf(word: number): number {
+  return (word >>> 3) * MIB;
+}
 
 /** The first offset in MiB that a word has no room for. */
 export const MIB_LIMIT = 2 ** 29;
@@ -32,8 +51,15 @@ const CHUNK_SECTORS = 2 ** 23;
 export interface BatGeometry {
   /** Host offset of entry 0. */
   readonly at: HostOffset;
-  /** Entries that the disk needs, those of sector bitmaps between them included. */
+  /**
+   * Entries that the disk needs, those of sector bitmaps between them included. With a parent the last chunk has its
+   * bitmap too, and so the entries before it, of blocks behind the end of the disk.
+   */
   readonly entries: number;
+  /** Whether absent blocks show a parent, and sector bitmaps count. */
+  readonly hasParent: boolean;
+  /** Bytes of a logical sector: what a bit of a sector bitmap stands for. */
+  readonly sectorSize: ByteCount;
   /** Payload blocks. */
   readonly blocks: number;
   readonly blockSize: ByteCount;
@@ -46,12 +72,16 @@ export interface BatGeometry {
 
 /** `regions` are checked; nothing is read. */
 export function batGeometry(metadata: Metadata, regions: Regions): BatGeometry {
-  const { blockSize, virtualSize, logicalSectorSize } = metadata;
+  const { blockSize, virtualSize, logicalSectorSize: sectorSize } = metadata;
+  const hasParent = metadata.parent !== undefined;
   const blocks = Math.ceil(virtualSize / blockSize);
-  const chunkShift = Math.log2((CHUNK_SECTORS * logicalSectorSize) / blockSize);
+  const chunkShift = Math.log2((CHUNK_SECTORS * sectorSize) / blockSize);
+  const last = hasParent ? bitmapEntryOf(blocks - 1, chunkShift) : entryOf(blocks - 1, chunkShift);
   return {
     at: regions.bat.at,
-    entries: blocks === 0 ? 0 : entryOf(blocks - 1, chunkShift) + 1,
+    entries: blocks === 0 ? 0 : last + 1,
+    hasParent,
+    sectorSize,
     blocks,
     blockSize,
     virtualSize,
@@ -81,9 +111,26 @@ export function isBitmapEntry(entry: number, chunkShift: number): boolean {
   return entry % (2 ** chunkShift + 1) === 2 ** chunkShift;
 }
 
-/** Bytes of payload block `block` that belong to the disk: all but in the last one. */
-function usedBytes(bat: BatGeometry, block: number): ByteCount {
-  return Math.min(bat.blockSize, bat.virtualSize - block * bat.blockSize);
+/** Index of the BAT entry of the sector bitmap of the chunk in which payload block `block` is: behind its blocks. */
+export function bitmapEntryOf(block: number, chunkShift: number): number {
+  return entryOf(((block >>> chunkShift) + 1) * 2 ** chunkShift, chunkShift) - 1;
+}
+
+/**
+ * Bytes that the file must have of what entry `entry` names: all of a sector bitmap, of a payload block those that
+ * belong to the disk. Not above 0 for blocks behind its end.
+ */
+function neededBytes(bat: BatGeometry, entry: number): ByteCount {
+  if (isBitmapEntry(entry, bat.chunkShift)) return MIB;
+  return Math.min(bat.blockSize, bat.virtualSize - blockOf(entry, bat.chunkShift) * bat.blockSize);
+}
+
+/** "VHDX BAT entry 7 at 0x300038 (payload block 7)" */
+export function entryName(bat: BatGeometry, entry: number): string {
+  const at = `VHDX BAT entry ${entry} at ${hex(bat.at + entry * BAT_ENTRY_BYTES)}`;
+  return isBitmapEntry(entry, bat.chunkShift)
+    ? `${at} (sector bitmap)`
+    : `${at} (payload block ${blockOf(entry, bat.chunkShift)})`;
 }
 
 /**
@@ -109,36 +156,41 @@ export function batLoader(source: BlockSource, bat: BatGeometry): LoadPage {
     for (let index = 0; index < count; index += 1) {
       const low = view.getUint32(index * BAT_ENTRY_BYTES, true);
       const state = low & 7;
-      if (state !== FULLY_PRESENT) {
+      if (state !== FULLY_PRESENT && (state !== PARTIALLY_PRESENT || !bat.hasParent)) {
         into[start + index] = READS_AS_ZEROS.has(state) ? ZEROED : state;
         continue;
       }
       const mib = view.getUint32(index * BAT_ENTRY_BYTES + 4, true) * 4096 + (low >>> 20);
-      const block = blockOf(base + index, bat.chunkShift);
-      into[start + index] =
-        misplacement(bat, taken, fileSize, block, mib) === FITS ? mib * 8 + state : MISPLACED;
+      const needed = neededBytes(bat, base + index);
+      const fits = misplacement(taken, fileSize, needed, mib) === FITS;
+      // Nobody asks for blocks behind the end of the disk.
+      into[start + index] = needed <= 0 ? NOT_PRESENT : fits ? mib * 8 + state : state;
     }
     return 0;
   };
 }
 
-export const FITS = 0;
+const FITS = 0;
 const TOO_FAR = 1;
 const BEYOND_END = 2;
 const TAKEN = 3;
 
-/** What is wrong with payload block `block` at `mib` MiB of a file of `fileSize` bytes; `taken` is `bat.taken`. */
-export function misplacement(
+/** What is wrong with `needed` bytes at `mib` MiB of a file of `fileSize` bytes; `taken` is `bat.taken`. */
+function misplacement(taken: Float64Array, fileSize: ByteCount, needed: ByteCount, mib: number): number {
+  if (mib >= MIB_LIMIT) return TOO_FAR;
+  if (mib * MIB + needed > fileSize) return BEYOND_END;
+  return takenUntil(taken, mib, mib + needed / MIB) > mib ? TAKEN : FITS;
+}
+
+/** Whether what entry `entry` names, at `mib` MiB of a file of `fileSize` bytes, can be there. */
+export function fits(
   bat: BatGeometry,
   taken: Float64Array,
   fileSize: ByteCount,
-  block: number,
+  entry: number,
   mib: number,
-): number {
-  if (mib >= MIB_LIMIT) return TOO_FAR;
-  const used = usedBytes(bat, block);
-  if (mib * MIB + used > fileSize) return BEYOND_END;
-  return takenUntil(taken, mib, mib + used / MIB) > mib ? TAKEN : FITS;
+): boolean {
+  return misplacement(taken, fileSize, neededBytes(bat, entry), mib) === FITS;
 }
 
 /** Where the last of the ranges `taken` ends that overlap `first` to `end` (all in MiB); `first` if none does. */
@@ -167,44 +219,45 @@ export function putEntry(view: DataView, at: number, word: number): void {
     view.setUint32(at + 4, 0, true);
     return;
   }
-  if ((word & 7) !== FULLY_PRESENT || word === MISPLACED) return;
+  if (word < FIRST_PLACE) return;
   const mib = word >>> 3;
-  const newLow = (((mib & 0xfff) << 20) | FULLY_PRESENT) >>> 0;
+  const newLow = (((mib & 0xfff) << 20) | (word & 7)) >>> 0;
   const newHigh = mib >>> 12;
   if ((low & ~0xffff8) >>> 0 === newLow && view.getUint32(at + 4, true) === newHigh) return;
   view.setUint32(at, newLow, true);
   view.setUint32(at + 4, newHigh, true);
 }
 
-/** The sentence on the damaged entry of payload block `block`; reads the entry again for it. */
-export function describeDamage(source: BlockSource, bat: BatGeometry, block: number): string {
-  const entry = entryOf(block, bat.chunkShift);
+/** The sentence on a damaged entry; reads the entry again for it. */
+export function describeDamage(source: BlockSource, bat: BatGeometry, entry: number): string {
   const at = bat.at + entry * BAT_ENTRY_BYTES;
-  const place = `VHDX BAT entry ${entry} at ${hex(at)} (payload block ${block})`;
+  const place = entryName(bat, entry);
   const raw = new Uint8Array(BAT_ENTRY_BYTES);
   if (source.readAt(raw, 0, BAT_ENTRY_BYTES, at as HostOffset) !== BAT_ENTRY_BYTES) {
     return `${place}: cannot be read`;
   }
   const view = new DataView(raw.buffer);
   const state = raw[0]! & 7;
-  if (state === PARTIALLY_PRESENT) {
+  const isBitmap = isBitmapEntry(entry, bat.chunkShift);
+  if (isBitmap && state !== FULLY_PRESENT) return `${place}: state is ${state}, expected 0 or 6`;
+  if (state === PARTIALLY_PRESENT && !bat.hasParent) {
     return `${place}: state is 7 (partially present), which only an image with a parent may have`;
   }
-  if (state !== FULLY_PRESENT) {
-    return `${place}: state is ${state} (reserved), expected 0 to 3, ${UNMAPPED_DRAFT} or 6`;
+  if (state < FULLY_PRESENT) {
+    const expected = bat.hasParent ? '0 to 3 or 5 to 7' : '0 to 3, 5 or 6';
+    return `${place}: state is ${state} (reserved), expected ${expected}`;
   }
+  const what = isBitmap ? 'the bitmap' : 'the block';
   const mib = view.getUint32(4, true) * 4096 + (view.getUint32(0, true) >>> 20);
   const host = hex(view.getBigUint64(0, true) & ~0xfffffn);
   const fileSize = source.size;
-  switch (misplacement(bat, new Float64Array(bat.taken), fileSize, block, mib)) {
+  const needed = neededBytes(bat, entry);
+  switch (misplacement(new Float64Array(bat.taken), fileSize, needed, mib)) {
     case TOO_FAR:
-      return `${place}: the block is at ${host}, expected an offset below ${formatSize(MIB_LIMIT * MIB)}`;
+      return `${place}: ${what} is at ${host}, expected an offset below ${formatSize(MIB_LIMIT * MIB)}`;
     case BEYOND_END:
-      return (
-        `${place}: the block is ${usedBytes(bat, block)} bytes at ${host}, ` +
-        `beyond the end of the file at ${hex(fileSize)}`
-      );
+      return `${place}: ${what} is ${needed} bytes at ${host}, beyond the end of the file at ${hex(fileSize)}`;
     default:
-      return `${place}: the block at ${host} overlaps the header section, the log or a region`;
+      return `${place}: ${what} at ${host} overlaps the header section, the log or a region`;
   }
 }

@@ -1,4 +1,4 @@
-/** VHDX, fixed and dynamic ([MS-VHDX]). A dirty log is replayed in memory until the first write. See README.md. */
+/** VHDX, fixed, dynamic and differencing ([MS-VHDX]). A dirty log is replayed in memory until the first write. See README.md. */
 
 import { formatGuid } from '../../base/guid.ts';
 import { type ByteCount, formatSize, type GuestOffset } from '../../base/units.ts';
@@ -16,19 +16,23 @@ import { DATA } from '../../image/extent.ts';
 import type { IdentityMark, ParentLink } from '../../image/parent.ts';
 import { PagedTable, type PagedTableSeed } from '../../shared/paged-table.ts';
 import type { BlockSource } from '../../source/block-source.ts';
-import { type BatGeometry, batLoader, blockOf, entryOf, isBitmapEntry } from './bat.ts';
+import { type BatGeometry, batLoader, blockOf, entryOf, isBitmapEntry, kindOf, PARTIAL } from './bat.ts';
+import { bitmapLoader, bitmapWords, SectorBits } from './bitmaps.ts';
 import { checkVhdx } from './check.ts';
 import { VhdxEditor } from './editor.ts';
 import type { Replay } from './log.ts';
 import { type OpenedVhdx, openVhdx } from './open.ts';
 import { Overlay, type OverlayState } from './overlay.ts';
+import { identityOf, parentOf } from './parent.ts';
 import { prepareEdit, type VhdxEdit } from './prepare.ts';
 import { FILE_SIGNATURE } from './structs.ts';
-import { kindOf, VhdxTranslator } from './translator.ts';
+import { VhdxTranslator } from './translator.ts';
 
 interface VhdxState {
   readonly bat: BatGeometry;
   readonly table: PagedTableSeed;
+  /** The sector bitmaps; undefined where there is no parent. */
+  readonly bits: PagedTableSeed | undefined;
   /** Undefined where the log was empty. */
   readonly overlay: OverlayState | undefined;
 }
@@ -41,15 +45,17 @@ class VhdxImage implements Image {
   readonly physicalSectorSize: number;
   readonly blockSize: ByteCount;
   readonly facts: ReadonlyMap<string, string>;
-  readonly identity: readonly IdentityMark[] = [];
-  readonly parent: ParentLink | undefined = undefined;
+  readonly identity: readonly IdentityMark[];
+  readonly parent: ParentLink | undefined;
   readonly #opened: OpenedVhdx;
   readonly #state: VhdxState;
   readonly #source: BlockSource;
 
   constructor(opened: OpenedVhdx, state: VhdxState, source: BlockSource) {
-    const { metadata } = opened;
-    this.variant = metadata.fixed ? 'fixed' : 'dynamic';
+    const { current, metadata } = opened;
+    this.identity = identityOf(current, metadata);
+    this.parent = parentOf(metadata);
+    this.variant = this.parent !== undefined ? 'differencing' : metadata.fixed ? 'fixed' : 'dynamic';
     this.virtualSize = metadata.virtualSize;
     this.logicalSectorSize = metadata.logicalSectorSize;
     this.physicalSectorSize = metadata.physicalSectorSize;
@@ -66,7 +72,8 @@ class VhdxImage implements Image {
     const first = entryOf(Math.floor(from / blockSize), chunkShift);
     const load = batLoader(this.#opened.replayed, bat);
     const next = scanTable(load, bat.entries, first, this.#source.label, (entry, word) => {
-      if (kindOf(word) !== DATA || isBitmapEntry(entry, chunkShift)) return;
+      const kind = kindOf(word);
+      if ((kind !== DATA && kind !== PARTIAL) || isBitmapEntry(entry, chunkShift)) return;
       add(Math.min(blockSize, virtualSize - blockOf(entry, chunkShift) * blockSize));
     });
     return next === undefined ? undefined : ((blockOf(next, chunkShift) * blockSize) as GuestOffset);
@@ -94,13 +101,14 @@ function open(source: BlockSource, context: OpenContext): Image {
   const state: VhdxState = {
     bat: opened.bat,
     table: context.tables.allocate(opened.bat.entries),
+    bits: opened.bat.hasParent ? context.tables.allocate(bitmapWords(opened.bat)) : undefined,
     overlay: opened.replay?.overlay,
   };
   return new VhdxImage(opened, state, source);
 }
 
 function factsOf({ creator, current, replay, metadata, bat }: OpenedVhdx): ReadonlyMap<string, string> {
-  return new Map([
+  const facts = new Map([
     ['creator', creator],
     ['log-state', describeLog(replay)],
     ['log-size', formatSize(current.logLength)],
@@ -111,6 +119,12 @@ function factsOf({ creator, current, replay, metadata, bat }: OpenedVhdx): Reado
     ['blocks', `${bat.blocks}`],
     ['bat-entries', `${bat.entries}`],
   ]);
+  const { linkages, paths } = metadata.parent ?? { linkages: [], paths: [] };
+  linkages.forEach((guid, n) => {
+    facts.set(n === 0 ? 'parent-linkage' : `parent-linkage-${n + 1}`, guid);
+  });
+  for (const { key, path } of paths) facts.set(`parent-${key.replaceAll('_', '-')}`, path);
+  return facts;
 }
 
 function describeLog(replay: Replay | undefined): string {
@@ -127,15 +141,19 @@ export const vhdxDriver: FormatDriver = Object.freeze({
   probe,
   open,
   attach(shared, source, { pool, report }) {
-    const { bat, table, overlay } = shared.state as VhdxState;
+    const { bat, table, bits, overlay } = shared.state as VhdxState;
     const replayed = overlay === undefined ? undefined : new Overlay(source, overlay);
     const words = new PagedTable(pool, table, batLoader(replayed ?? source, bat));
-    return new VhdxTranslator(bat, words, source, replayed, report);
+    const sectors =
+      bits === undefined
+        ? undefined
+        : new SectorBits(new PagedTable(pool, bits, bitmapLoader(replayed ?? source, bat, words)));
+    return new VhdxTranslator(bat, words, sectors, source, replayed, report);
   },
   attachEditor(shared, source, context, translator) {
     const { bat, overlay } = shared.state as VhdxState;
-    const { table } = translator as VhdxTranslator;
-    return new VhdxEditor(bat, shared.edit as VhdxEdit, source, context, table, overlay);
+    const { table, bits } = translator as VhdxTranslator;
+    return new VhdxEditor(bat, shared.edit as VhdxEdit, source, context, table, bits, overlay);
   },
   check: checkVhdx,
 } satisfies FormatDriver);

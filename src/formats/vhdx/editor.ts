@@ -7,7 +7,8 @@
  *   allocation   2. the block's place reads as zeros (the file grows, or the place is punched); the entry is
  *                   published in memory; payload goes there
  *   commit       3. flush: payload, size, and what the commit before wrote in place are stable
- *                4. a log entry with every changed 4 KiB sector of the BAT, naming itself as tail; flush
+ *                4. a log entry with every changed 4 KiB sector of the BAT and of sector bitmaps, naming itself as
+ *                   tail; flush
  *                5. only the first time: the headers name the log, whose newest entry is stable by then; flush
  *                6. the same sectors in place, which the flush of the next commit makes stable
  *   end          7. flush; headers without log; space at the end that nothing uses is cut off; flush
@@ -18,46 +19,50 @@
  * Discarded blocks get state 2 (ZERO) and offset 0, not 3 (UNMAPPED): a discard here always reads as zeros, which
  * every reader must grant for 2, while it may give old bytes for 3 ([MS-VHDX] 2.5.1.1). Their places are punched,
  * and given out again after the commit. A fixed image keeps all its blocks.
+ *
+ * Where a parent shows, nothing names a place before it is filled (`reserve`, `publish`), for two reasons: a block in
+ * state 7 with all bits clear would say nothing that state 0 does not, at the price of a commit more; and a fork that
+ * fails leaves no trace. What is published is then one change: the bits of the block, where its chunk has none yet
+ * an empty bitmap, and the entry in state 7; or, where the place is for all of the block, the entry in state 6, which
+ * needs no bits. A block leaves state 0 once and for ever, and its bits are only ever set: so a reader who saw state 7
+ * without a lock finds bits that were true at that time or later.
  */
 
-import { EAGAIN, EFBIG, EIO, ENOSPC, type Status } from '../../base/errno.ts';
+import { EIO, ESTALE, type Status } from '../../base/errno.ts';
 import { randomGuid } from '../../base/guid.ts';
-import { type ByteCount, type GuestOffset, type HostOffset, MIB, roundDown } from '../../base/units.ts';
+import { type ByteCount, type GuestOffset, MIB, roundDown, roundUp } from '../../base/units.ts';
 import type { EditContext } from '../../image/driver.ts';
-import { DATA } from '../../image/extent.ts';
-import { NONE } from '../../image/free-space.ts';
+import { DATA, HOLE } from '../../image/extent.ts';
+import type { Reservation } from '../../image/reservation.ts';
 import { TableEditor } from '../../image/table-editor.ts';
 import type { PagedTable } from '../../shared/paged-table.ts';
 import type { BlockSource } from '../../source/block-source.ts';
-import { type BatGeometry, entryOf, MIB_LIMIT, takenUntil } from './bat.ts';
-import { GatheredSectors } from './gathered-sectors.ts';
+import { type BatGeometry, bitmapEntryOf, DAMAGED, entryOf, hostOf, kindOf, PARTIAL } from './bat.ts';
+import type { SectorBits } from './bitmaps.ts';
 import { HeaderWriter } from './header-writer.ts';
-import { LogWriter, MAX_UPDATES } from './log-writer.ts';
+import { LogWriter } from './log-writer.ts';
 import { type OverlayState, retire, writeInPlace } from './overlay.ts';
 import type { VhdxEdit } from './prepare.ts';
-import { FULLY_PRESENT, header, LOG_SECTOR, ZEROED } from './structs.ts';
-import { kindOf } from './translator.ts';
+import { HostSpace } from './space.ts';
+import { FULLY_PRESENT, header, NOT_PRESENT, PARTIALLY_PRESENT, ZEROED } from './structs.ts';
+import { TableWriter } from './table-writer.ts';
 
-const NEXT = 0;
-
-/** The file grows by an eighth of its size at once, to save calls, and by no more than this. */
-const MAX_GROWTH = 64 * MIB;
+/** Token of a reservation in a block that is partially present; no block is at this MiB. */
+const NAMED = 0;
 
 export class VhdxEditor extends TableEditor {
   readonly unit: ByteCount;
   readonly blockSize: ByteCount;
   readonly #bat: BatGeometry;
-  readonly #edit: VhdxEdit;
   readonly #overlay: OverlayState | undefined;
   readonly #table: PagedTable;
-  readonly #bounds: Uint32Array<SharedArrayBuffer>;
+  /** Undefined where there is no parent. */
+  readonly #bits: SectorBits | undefined;
   readonly #clean: Int32Array<SharedArrayBuffer>;
-  readonly #taken: Float64Array;
   readonly #headers: HeaderWriter;
   readonly #log: LogWriter | undefined;
-  readonly #gathered = new GatheredSectors();
-  /** Bytes of the file when the tables were gathered. */
-  #size = 0;
+  readonly #space: HostSpace;
+  readonly #tables: TableWriter;
 
   constructor(
     bat: BatGeometry,
@@ -65,20 +70,25 @@ export class VhdxEditor extends TableEditor {
     source: BlockSource,
     context: EditContext,
     table: PagedTable,
+    bits: SectorBits | undefined,
     overlay: OverlayState | undefined,
   ) {
     super(edit, source, context);
     this.unit = edit.fixed ? 0 : bat.blockSize;
     this.blockSize = bat.blockSize;
     this.#bat = bat;
-    this.#edit = edit;
     this.#overlay = overlay;
     this.#table = table;
-    this.#bounds = new Uint32Array(edit.bounds);
+    this.#bits = bits;
     this.#clean = new Int32Array(edit.clean);
-    this.#taken = new Float64Array(bat.taken);
     this.#headers = new HeaderWriter(edit.headers, source, this.#stable);
     this.#log = edit.log === undefined ? undefined : new LogWriter(edit.log, source, this.#stable);
+    this.#space = new HostSpace(bat, edit, source, this.free);
+    this.#tables = new TableWriter(bat, table, bits?.table, source, {
+      log: this.#log,
+      stable: this.#stable,
+      nameLog: (guid) => this.#nameLog(guid),
+    });
   }
 
   readonly #stable = (): Status => {
@@ -139,69 +149,81 @@ export class VhdxEditor extends TableEditor {
     const word = this.#table.get(entry);
     if (word < 0) return word;
     const kind = kindOf(word);
-    // Another thread was first.
-    if (kind === DATA) return 0;
-    if (kind < 0) return -EIO;
-    const mib = this.#take();
+    if (kind === DAMAGED) return -EIO;
+    // Another thread was first; or the parent shows there, and nobody asked for it.
+    if (kind === DATA || kind === PARTIAL || (kind === HOLE && this.#bits !== undefined)) return 0;
+    const mib = this.#space.take();
     if (mib < 0) return mib;
     const status = this.#table.set(entry, mib * 8 + FULLY_PRESENT);
     if (status < 0) this.free.giveBack(mib);
     return status;
   }
 
-  /** The MiB at which there is room for a block, reading as zeros, that nobody uses; or -errno. */
-  #take(): number {
-    const { blockSize } = this.#bat;
-    const freed = this.free.take();
-    if (freed !== NONE) {
-      const status = this.#makeZeros(freed, blockSize);
-      if (status < 0) this.free.giveBack(freed);
-      return status < 0 ? status : freed;
-    }
-    const blockMib = blockSize / MIB;
-    let mib = this.#bounds[NEXT]!;
-    // Regions behind the end of the file; each step takes one of them.
-    for (let behind = mib; ; mib = behind) {
-      behind = takenUntil(this.#taken, mib, mib + blockMib);
-      if (behind === mib) break;
-    }
-    let status: Status = -ENOSPC;
-    if (mib + blockMib <= MIB_LIMIT) {
-      const stale = Math.max(0, this.#edit.fresh - mib) * MIB;
-      status = this.#makeZeros(mib, Math.min(stale, blockSize));
-    }
-    // What was freed but not yet committed comes back.
-    if ((status === -ENOSPC || status === -EFBIG) && this.free.count > 0) return -EAGAIN;
-    if (status === 0) this.#bounds[NEXT] = mib + blockMib;
-    return status < 0 ? status : mib;
+  protected reserveLocked(at: GuestOffset, length: ByteCount, out: Reservation): Status {
+    const { blockSize, chunkShift, sectorSize } = this.#bat;
+    const block = Math.floor(at / blockSize);
+    const word = this.#table.get(entryOf(block, chunkShift));
+    if (word < 0) return word;
+    const kind = kindOf(word);
+    if (kind === DAMAGED) return -EIO;
+    if (kind !== HOLE && kind !== PARTIAL) return -ESTALE;
+    const from = roundDown(at, sectorSize);
+    const bytes = roundUp(at + length, sectorSize) - from;
+    const within = from - block * blockSize;
+    // These sectors were clear when the caller looked, and nobody else sets any while it holds the block's lock.
+    if (kind === PARTIAL) return out.set(from, bytes, hostOf(word) + within, false, NAMED);
+    const mib = this.#space.take();
+    return mib < 0 ? mib : out.set(from, bytes, mib * MIB + within, true, mib);
   }
 
-  /** A whole block at `mib` is in the file and reads as zeros, of which the first `stale` bytes may not yet do. */
-  #makeZeros(mib: number, stale: ByteCount): Status {
-    const start = mib * MIB;
-    const { size } = this.source;
-    if (stale > 0 && start < size) {
-      const how = this.#edit.fixed ? 'keep' : 'punch';
-      const status = this.source.zero(start as HostOffset, stale, how, 'payload.zero');
-      if (status < 0) return status;
+  protected publishLocked({ at, length, token }: Reservation): Status {
+    const { blockSize, chunkShift, sectorSize } = this.#bat;
+    const bits = this.#bits;
+    if (bits === undefined) return -EIO;
+    const block = Math.floor(at / blockSize);
+    const entry = entryOf(block, chunkShift);
+    const word = this.#table.get(entry);
+    if (word < 0) return word;
+    const first = at / sectorSize;
+    const end = (at + length) / sectorSize;
+    const blockSectors = blockSize / sectorSize;
+    const blockFirst = block * blockSectors;
+    if (token === NAMED) {
+      if (kindOf(word) !== PARTIAL) return -ESTALE;
+      const status = bits.set(first, end);
+      // With all its sectors there the block needs no bits any more. Where that cannot be said now, it can be later.
+      if (status === 0 && bits.isFull(blockFirst, blockFirst + blockSectors)) {
+        this.#table.set(entry, word - PARTIALLY_PRESENT + FULLY_PRESENT);
+      }
+      return status;
     }
-    const { blockSize } = this.#bat;
-    const needed = start + blockSize;
-    if (needed <= size) return 0;
-    const more = roundDown(Math.min(MAX_GROWTH, size / 8), blockSize);
-    const status = more > 0 ? this.source.setSize(needed + more) : -ENOSPC;
-    return status < 0 ? this.source.setSize(needed) : status;
+    if (word !== NOT_PRESENT) {
+      this.free.giveBack(token);
+      return -ESTALE;
+    }
+    if (length >= Math.min(blockSize, this.#bat.virtualSize - block * blockSize)) {
+      return this.#table.set(entry, token * 8 + FULLY_PRESENT);
+    }
+    let status = this.#provideBitmap(bitmapEntryOf(block, chunkShift));
+    if (status === 0) status = bits.setOnly(first, end, blockFirst, blockFirst + blockSectors);
+    return status < 0 ? status : this.#table.set(entry, token * 8 + PARTIALLY_PRESENT);
   }
 
-  protected reserveLocked(): Status {
-    return -EIO;
+  /** The chunk with this entry has a sector bitmap, which stays for good. A new one is all clear. */
+  #provideBitmap(entry: number): Status {
+    const word = this.#table.get(entry);
+    if (word < 0) return word;
+    if (word !== NOT_PRESENT) return kindOf(word) === DATA ? 0 : -EIO;
+    const mib = this.#space.takeAtEnd(MIB);
+    if (mib < 0) return mib;
+    const status = this.#table.set(entry, mib * 8 + FULLY_PRESENT);
+    if (status < 0) this.#space.giveBackEnd(mib);
+    return status;
   }
 
-  protected publishLocked(): Status {
-    return -EIO;
+  protected cancelLocked({ token }: Reservation): void {
+    if (token !== NAMED) this.free.giveBack(token);
   }
-
-  protected cancelLocked(): void {}
 
   protected discardLocked(at: GuestOffset, length: ByteCount): Status {
     const { blockSize, chunkShift } = this.#bat;
@@ -213,99 +235,38 @@ export class VhdxEditor extends TableEditor {
     for (let block = Math.floor(at / blockSize); block < end && status === 0; block += 1) {
       const entry = entryOf(block, chunkShift);
       const word = this.#table.get(entry);
+      const kind = kindOf(word);
       if (word < 0) status = word;
-      if (word < 0 || kindOf(word) !== DATA) continue;
+      const isThere = kind === DATA || kind === PARTIAL;
+      // Where nothing is in the file, what the parent has must not show.
+      if (word < 0 || (!isThere && (kind !== HOLE || this.#bits === undefined))) continue;
       status = this.#table.set(entry, ZEROED);
-      if (status < 0) continue;
+      if (status < 0 || !isThere) continue;
       const mib = word >>> 3;
       this.free.release(mib);
       if (mib * MIB !== holeEnd) {
-        status = this.#punch(hole, holeEnd);
+        status = this.#space.punch(hole, holeEnd);
         hole = mib * MIB;
       }
       holeEnd = mib * MIB + blockSize;
     }
-    const punched = this.#punch(hole, holeEnd);
+    const punched = this.#space.punch(hole, holeEnd);
     return status < 0 ? status : punched;
   }
 
-  #punch(at: number, end: number): Status {
-    if (end <= at) return 0;
-    return this.source.zero(at as HostOffset, end - at, 'punch', 'payload.zero');
-  }
-
   gather(): boolean {
-    if (this.#table.dirtyPages === 0) return false;
-    const gathered = this.#gathered;
-    gathered.clear();
-    this.#table.gather((page, eighths, words, start) => gathered.addPage(page, eighths, words, start));
+    if (!this.#tables.gather()) return false;
     this.free.gather();
-    this.#size = this.source.size;
     return true;
   }
 
   write(metadata: boolean): Status {
-    let status = this.#stable();
-    if (!metadata || status < 0) return status;
-    // Sectors of the BAT do not depend on one another: where one entry cannot have all, several may.
-    const { count } = this.#gathered;
-    for (let from = 0; from < count; from += MAX_UPDATES) {
-      if (from > 0) status = this.#stable();
-      if (status === 0) status = this.#writeSectors(from, Math.min(count, from + MAX_UPDATES));
-      if (status < 0) return status;
-    }
-    return 0;
-  }
-
-  /** Gathered sectors `from` to `end - 1`: in the log, stable; then in place. What is in place already is stable. */
-  #writeSectors(from: number, end: number): Status {
-    const log = this.#log;
-    // An image without a log has all its blocks, for ever.
-    if (log === undefined) return -EIO;
-    let status = this.#readSectors(from, end);
-    if (status < 0) return status;
-    const { buffer } = this;
-    log.begin();
-    buffer.forEach((at, start, length) => {
-      for (let done = 0; done < length; done += LOG_SECTOR) {
-        log.add((at + done) as HostOffset, buffer.bytes, start + done);
-      }
-    });
-    status = log.end(this.#size);
-    if (status < 0) return status;
-    if (!log.named) {
-      status = this.#nameLog(log.guid);
-      if (status < 0) return status;
-      log.setNamed();
-    }
-    return buffer.writeTo(this.source, 'table.write');
-  }
-
-  /** Fills the buffer with the sectors as they are on disk, but for the entries that were changed. */
-  #readSectors(from: number, end: number): Status {
-    const { buffer, source } = this;
-    const gathered = this.#gathered;
-    buffer.clear();
-    for (let n = from; n < end; n += 1)
-      buffer.add(this.#bat.at + gathered.sector(n) * LOG_SECTOR, LOG_SECTOR);
-    const { bytes } = buffer;
-    let status: Status = 0;
-    buffer.forEach((at, start, length) => {
-      if (status < 0) return;
-      const moved = source.readAt(bytes, start, length, at as HostOffset);
-      if (moved < 0) status = moved;
-      // A file may end behind the last entry.
-      else bytes.fill(0, start + moved, start + length);
-    });
-    if (status < 0) return status;
-    // Pieces are in the order of adding, and so are their bytes.
-    const view = new DataView(bytes.buffer, bytes.byteOffset);
-    for (let n = from; n < end; n += 1) gathered.put(n, view, (n - from) * LOG_SECTOR, this.#bat.entries);
-    return 0;
+    const status = this.#stable();
+    return metadata && status === 0 ? this.#tables.write() : status;
   }
 
   settle(status: Status): void {
-    this.#table.settle(status === 0);
+    this.#tables.settle(status === 0);
     this.free.settle(status === 0);
   }
 
@@ -318,19 +279,7 @@ export class VhdxEditor extends TableEditor {
       if (status < 0) return status;
       log.restart();
     }
-    const cut = this.#cut();
+    const cut = this.#space.cut();
     return cut || this.#headers.unstable ? this.#stable() : 0;
-  }
-
-  /** Takes away what nobody uses at the end of the file. Returns whether there was something. */
-  #cut(): boolean {
-    // A fixed image keeps its size, and the host's space with it.
-    if (this.#edit.fixed) return false;
-    const blockMib = this.#bat.blockSize / MIB;
-    const holes = new Set(this.free.all());
-    let end = this.#bounds[NEXT]!;
-    while (holes.delete(end - blockMib)) end -= blockMib;
-    // Where it fails (on a device), some space is wasted and nothing is wrong.
-    return end * MIB < this.source.size && this.source.setSize(end * MIB) === 0;
   }
 }

@@ -1,13 +1,25 @@
 /** The parent locator: which parent a differencing image wants ([MS-VHDX] 2.6.2.6). */
 
 import { corrupt, unsupported } from '../../base/errors.ts';
-import { formatGuid } from '../../base/guid.ts';
+import { formatGuid, parseGuid } from '../../base/guid.ts';
+import type { Report } from '../../image/driver.ts';
 import { decodeText } from './read.ts';
 import { locatorEntry, locatorHeader, VHDX_LOCATOR_TYPE } from './structs.ts';
 
+/** In the order in which they are to be tried ([MS-VHDX] 2.6.2.6.3). */
 const PATHS = ['relative_path', 'volume_path', 'absolute_win32_path'] as const;
-const LINKS = ['parent_linkage', 'parent_linkage2'] as const;
+const LINK = 'parent_linkage';
+/** While a merge runs, the parent may already have its new identity: either counts. */
+const SECOND_LINK = 'parent_linkage2';
+const NONE = formatGuid(new Uint8Array(16));
 const NAME = 'VHDX parent locator item';
+
+export interface Locator {
+  /** DataWriteGuids of which the parent must have one, as `formatGuid` gives them: one or two. */
+  readonly linkages: readonly string[];
+  /** At least one. */
+  readonly paths: readonly { readonly key: string; readonly path: string }[];
+}
 
 /** The keys and values of the item. Throws ImageError where it breaks its rules or is of another type. */
 export function parseLocator(item: Uint8Array): Map<string, string> {
@@ -33,14 +45,37 @@ export function parseLocator(item: Uint8Array): Map<string, string> {
   return pairs;
 }
 
-/** The sentence that says which parent is needed: paths in the order in which they are to be tried, identity. */
-export function describeParent(item: Uint8Array): string {
+/** Throws ImageError where the item does not say which parent is meant, or where it may be. */
+export function readLocator(item: Uint8Array, report: Report): Locator {
   const pairs = parseLocator(item);
-  const linkage = LINKS.flatMap((key) => (pairs.has(key) ? [`${key} ${pairs.get(key)}`] : []));
-  if (!pairs.has('parent_linkage')) throw corrupt(`${NAME}: has no parent_linkage`);
-  const paths = PATHS.flatMap((key) => (pairs.has(key) ? [`"${pairs.get(key)}" (${key})`] : []));
+  const first = linkage(pairs, LINK);
+  if (first === undefined) {
+    const value = pairs.get(LINK);
+    throw corrupt(
+      value === undefined
+        ? `${NAME}: has no ${LINK}`
+        : `${NAME}: ${LINK} is ${JSON.stringify(value)}, expected a GUID in braces`,
+    );
+  }
+  const second = linkage(pairs, SECOND_LINK);
+  if (second === undefined && pairs.has(SECOND_LINK)) {
+    report(
+      `${NAME}: ${SECOND_LINK} is ${JSON.stringify(pairs.get(SECOND_LINK))}, expected a GUID in braces; ignored`,
+    );
+  }
+  const paths = PATHS.flatMap((key) => {
+    const path = pairs.get(key);
+    return path === undefined ? [] : [{ key, path }];
+  });
   if (paths.length === 0) throw corrupt(`${NAME}: names no path, expected one of ${PATHS.join(', ')}`);
-  return `VHDX differencing image: needs its parent ${paths.join(' or ')}, ${linkage.join(', ')}`;
+  // Windows writes a second one of zeros while no merge runs.
+  return { linkages: second === undefined || second === NONE ? [first] : [first, second], paths };
+}
+
+/** Writers differ in the case of the digits. */
+function linkage(pairs: ReadonlyMap<string, string>, key: string): string | undefined {
+  const bytes = parseGuid(pairs.get(key) ?? '');
+  return bytes === undefined ? undefined : formatGuid(bytes);
 }
 
 function text(item: Uint8Array, index: number, offset: number, length: number): string {

@@ -1,12 +1,12 @@
 /** The metadata region: what the disk is ([MS-VHDX] 2.6). */
 
-import { corrupt, ImageError, unsupported } from '../../base/errors.ts';
+import { corrupt, unsupported } from '../../base/errors.ts';
 import { formatGuid } from '../../base/guid.ts';
 import { type ByteCount, hex, isPowerOfTwo, MIB, TIB } from '../../base/units.ts';
 import type { Report } from '../../image/driver.ts';
 import { safeNumber } from '../../layout/struct.ts';
 import type { BlockSource } from '../../source/block-source.ts';
-import { describeParent } from './locator.ts';
+import { type Locator, readLocator } from './locator.ts';
 import { readObject } from './read.ts';
 import type { Region } from './regions.ts';
 import {
@@ -28,7 +28,10 @@ import {
 } from './structs.ts';
 
 export interface Metadata {
+  /** All blocks stay in the file. Never with a parent, where the flag has no meaning ([MS-VHDX] 2.6.2.1). */
   readonly fixed: boolean;
+  /** Undefined where the image stands alone. */
+  readonly parent: Locator | undefined;
   readonly blockSize: ByteCount;
   readonly virtualSize: ByteCount;
   readonly virtualDiskId: Uint8Array;
@@ -58,7 +61,7 @@ interface Item {
   readonly length: number;
 }
 
-/** Reads and checks all items. Throws ImageError('missing') where the image needs a parent. */
+/** Reads and checks all items. Throws ImageError. */
 export function readMetadata(source: BlockSource, region: Region, report: Report): Metadata {
   const items = readItems(source, region);
   const read = (id: string): Uint8Array => {
@@ -102,16 +105,13 @@ export function readMetadata(source: BlockSource, region: Region, report: Report
   if ((flags & ~(LEAVE_BLOCK_ALLOCATED | HAS_PARENT)) !== 0) {
     report(`VHDX file parameters: reserved flags are set (${hex(flags)})`);
   }
-  if ((flags & HAS_PARENT) !== 0) {
-    throw new ImageError('missing', describeParent(read(PARENT_LOCATOR)), {
-      hint: 'Differencing images cannot be read without their parent; merge the chain with the tool that made it.',
-    });
-  }
-  if (items.has(PARENT_LOCATOR)) {
+  const hasParent = (flags & HAS_PARENT) !== 0;
+  if (!hasParent && items.has(PARENT_LOCATOR)) {
     report('VHDX parent locator item: is there although the image says that it has no parent; ignored');
   }
   return {
-    fixed: (flags & LEAVE_BLOCK_ALLOCATED) !== 0,
+    fixed: (flags & LEAVE_BLOCK_ALLOCATED) !== 0 && !hasParent,
+    parent: hasParent ? readLocator(read(PARENT_LOCATOR), report) : undefined,
     blockSize,
     virtualSize,
     virtualDiskId,

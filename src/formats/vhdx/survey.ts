@@ -8,17 +8,19 @@ import { type ByteCount, type HostOffset, hex, MIB } from '../../base/units.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import {
   type BatGeometry,
+  bitmapEntryOf,
   blockOf,
   describeDamage,
-  FITS,
+  entryName,
+  fits,
   isBitmapEntry,
   MIB_LIMIT,
-  misplacement,
 } from './bat.ts';
 import {
   BAT_ENTRY_BYTES,
   FULLY_PRESENT,
   NOT_PRESENT,
+  PARTIALLY_PRESENT,
   UNDEFINED,
   UNMAPPED,
   UNMAPPED_DRAFT,
@@ -44,7 +46,7 @@ export interface Survey {
   readonly end: number;
   /** MiB of the file, a last incomplete one included. */
   readonly fileMib: number;
-  /** Blocks in the file, as bytes of the disk. */
+  /** Blocks in the file, those that are partially present included, as bytes of the disk. */
   readonly allocated: ByteCount;
   /** Every block is in the file. */
   readonly complete: boolean;
@@ -67,26 +69,54 @@ export function surveyBat(source: BlockSource, bat: BatGeometry, findings: Entry
 
   let present = 0;
   let allocated = 0;
-  const place = (entry: number): string => {
-    const at = `VHDX BAT entry ${entry} at ${hex(bat.at + entry * BAT_ENTRY_BYTES)}`;
-    return isBitmapEntry(entry, chunkShift)
-      ? `${at} (sector bitmap)`
-      : `${at} (payload block ${blockOf(entry, chunkShift)})`;
+  const place = (entry: number): string => entryName(bat, entry);
+  /** Something that must be there is at `mib`. Returns whether it can be. */
+  const occupy = (entry: number, mib: number, length: number): boolean => {
+    if (!fits(bat, taken, fileSize, entry, mib)) {
+      findings.error(describeDamage(source, bat, entry));
+      return false;
+    }
+    if (used.add(mib, mib + length)) {
+      const what = isBitmapEntry(entry, chunkShift) ? 'bitmap' : 'block';
+      findings.error(`${place(entry)}: the ${what} at ${hex(mib * MIB)} overlaps another one`);
+    }
+    return true;
   };
+  // The entry of a sector bitmap stands behind those of its chunk: the first of these that needs it.
+  let partial = -1;
+  const closeChunk = (): void => {
+    if (partial >= 0) {
+      const bitmap = bitmapEntryOf(blockOf(partial, chunkShift), chunkShift);
+      findings.error(
+        `${place(partial)}: is partially present, but its sector bitmap (entry ${bitmap}) is not`,
+      );
+    }
+    partial = -1;
+  };
+  const isPast = (entry: number): boolean =>
+    partial >= 0 && entry > bitmapEntryOf(blockOf(partial, chunkShift), chunkShift);
   eachEntry(source, bat, (entry, low, high) => {
     const state = low & 7;
     const mib = high * 4096 + (low >>> 20);
+    if (isPast(entry)) closeChunk();
     if ((low & RESERVED_BITS) !== 0) {
       findings.warning(`${place(entry)}: reserved bits are set (${hex((low & RESERVED_BITS) >>> 0)})`);
     }
     if (isBitmapEntry(entry, chunkShift)) {
-      if (state !== NOT_PRESENT) {
+      if (state === NOT_PRESENT) {
+        if (mib !== 0) findings.warning(`${place(entry)}: is absent, but has the offset ${hex(mib)} MiB`);
+      } else if (!bat.hasParent) {
         findings.error(`${place(entry)}: state is ${state}, expected 0 in an image without a parent`);
-      } else if (mib !== 0)
-        findings.warning(`${place(entry)}: is absent, but has the offset ${hex(mib)} MiB`);
+      } else {
+        if (state === FULLY_PRESENT) occupy(entry, mib, 1);
+        else findings.error(describeDamage(source, bat, entry));
+        partial = -1;
+      }
       return;
     }
     const block = blockOf(entry, chunkShift);
+    // The last chunk has entries for all its blocks, the disk need not.
+    if (block >= blocks) return;
     switch (state) {
       case NOT_PRESENT:
       case ZEROED:
@@ -103,22 +133,18 @@ export function surveyBat(source: BlockSource, bat: BatGeometry, findings: Entry
         // Beyond the end of the file nothing is kept.
         if (mib !== 0 && mib < fileMib) kept.add(mib, mib + blockMib);
         return;
+      case PARTIALLY_PRESENT:
       case FULLY_PRESENT:
+        if (state === PARTIALLY_PRESENT && !bat.hasParent) break;
+        if (state === PARTIALLY_PRESENT && partial < 0) partial = entry;
         present += 1;
-        if (misplacement(bat, taken, fileSize, block, mib) !== FITS) {
-          findings.error(describeDamage(source, bat, block));
-          return;
-        }
-        allocated += Math.min(blockSize, virtualSize - block * blockSize);
-        if (used.add(mib, mib + blockMib)) {
-          findings.error(`${place(entry)}: the block at ${hex(mib * MIB)} overlaps another one`);
-        }
+        if (occupy(entry, mib, blockMib)) allocated += Math.min(blockSize, virtualSize - block * blockSize);
         return;
-      // Reserved, or half present, which takes a parent.
-      default:
-        findings.error(describeDamage(source, bat, block));
     }
+    // Reserved, or half present, which takes a parent.
+    findings.error(describeDamage(source, bat, entry));
   });
+  closeChunk();
   used.addAll(kept);
   return { used: used.bits, end: used.end, fileMib, allocated, complete: present === blocks };
 }

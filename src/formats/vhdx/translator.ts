@@ -1,28 +1,21 @@
 /** From disk ranges to extents, through the BAT. */
 
 import { EIO, type Status } from '../../base/errno.ts';
-import { type ByteCount, type GuestOffset, hex, MIB } from '../../base/units.ts';
+import { type ByteCount, type GuestOffset, hex, MIB, roundUp } from '../../base/units.ts';
 import type { Report, Translator } from '../../image/driver.ts';
-import { DATA, type Extent, type ExtentKind, HOLE, ZERO } from '../../image/extent.ts';
+import { DATA, type Extent, HOLE, ZERO } from '../../image/extent.ts';
 import type { PagedTable } from '../../shared/paged-table.ts';
 import type { BlockSource } from '../../source/block-source.ts';
-import { type BatGeometry, describeDamage, entryOf, MISPLACED } from './bat.ts';
+import { type BatGeometry, DAMAGED, describeDamage, entryOf, hostOf, kindOf, PARTIAL } from './bat.ts';
+import { describeLackOfBits, type SectorBits } from './bitmaps.ts';
 import type { Overlay } from './overlay.ts';
-import { FULLY_PRESENT, NOT_PRESENT, ZEROED } from './structs.ts';
-
-const DAMAGED = -1;
-
-/** What a word of the BAT loader means in an image without a parent ([MS-VHDX] 2.5.1.1). */
-export function kindOf(word: number): ExtentKind | typeof DAMAGED {
-  if (word === NOT_PRESENT) return HOLE;
-  if (word === ZEROED) return ZERO;
-  return (word & 7) === FULLY_PRESENT && word !== MISPLACED ? DATA : DAMAGED;
-}
 
 export class VhdxTranslator implements Translator {
   readonly #bat: BatGeometry;
   /** The BAT, for the editor of this thread too. */
   readonly table: PagedTable;
+  /** Where there is a parent; for the editor too. */
+  readonly bits: SectorBits | undefined;
   /** The file as replayed. */
   readonly #source: BlockSource;
   /** The same, where a log was replayed. */
@@ -34,12 +27,14 @@ export class VhdxTranslator implements Translator {
   constructor(
     bat: BatGeometry,
     table: PagedTable,
+    bits: SectorBits | undefined,
     source: BlockSource,
     overlay: Overlay | undefined,
     report: Report,
   ) {
     this.#bat = bat;
     this.table = table;
+    this.bits = bits;
     this.#source = overlay ?? source;
     this.#overlay = overlay;
     this.#file = source;
@@ -54,6 +49,7 @@ export class VhdxTranslator implements Translator {
     if (word < 0) return this.#unreadable(first, word);
     const kind = kindOf(word);
     if (kind === DAMAGED) return this.#damaged(first);
+    if (kind === PARTIAL) return this.#partial(first, hostOf(word) + within, at, length, out);
 
     // Data goes on as long as each block follows the one before in the file; then words differ by this much.
     const step = kind === DATA ? (blockSize / MIB) * 8 : 0;
@@ -61,9 +57,27 @@ export class VhdxTranslator implements Translator {
     const next = this.#runEnd(first, word, end, step);
     const covered = Math.min(next * blockSize, virtualSize) - at;
     if (kind !== DATA) return out.set(kind, 0, covered);
-    const host = (word >>> 3) * MIB + within;
-    if (this.#overlay === undefined || this.#overlay.retired) return out.set(DATA, host, covered);
-    return this.#replayed(this.#overlay, first, host, covered, out);
+    return this.#data(first, hostOf(word) + within, covered, out);
+  }
+
+  #data(block: number, host: number, length: ByteCount, out: Extent): Status {
+    const overlay = this.#overlay;
+    if (overlay === undefined || overlay.retired) return out.set(DATA, host, length);
+    return this.#replayed(overlay, block, host, length, out);
+  }
+
+  /** In a block that is partially present, at `host` in the file: the sectors from `at` on with the same bit. */
+  #partial(block: number, host: number, at: number, length: ByteCount, out: Extent): Status {
+    const { blockSize, sectorSize, virtualSize } = this.#bat;
+    const first = Math.floor(at / sectorSize);
+    const limit = Math.min((block + 1) * blockSize, virtualSize, roundUp(at + length, sectorSize));
+    const run = this.bits === undefined ? 0 : this.bits.run(first, limit / sectorSize);
+    if (run === 0) {
+      this.#report(describeLackOfBits(this.#source, this.#bat, this.table, block));
+      return -EIO;
+    }
+    const covered = (first + Math.abs(run)) * sectorSize - at;
+    return run < 0 ? out.set(HOLE, 0, covered) : this.#data(block, host, covered, out);
   }
 
   /**
@@ -107,7 +121,7 @@ export class VhdxTranslator implements Translator {
   }
 
   #damaged(block: number): Status {
-    this.#report(describeDamage(this.#source, this.#bat, block));
+    this.#report(describeDamage(this.#source, this.#bat, entryOf(block, this.#bat.chunkShift)));
     return -EIO;
   }
 

@@ -251,5 +251,75 @@ export function samples(seed: number): SampleImage[] {
     ]),
     l1: new Map([[1, 0xffffffffffffffffn]]),
   });
+  list.push(...chains(next));
   return list;
+}
+
+/** Where QEMU puts the name of the backing file, too. */
+const NAME_AT = 64;
+
+/** A description with a backing file: `raw` says that it is not to be probed. */
+export function withBacking(description: QedDescription, name: string, raw: boolean): QedDescription {
+  const bytes = new TextEncoder().encode(name);
+  const fields = {
+    features: raw ? 5n : 1n,
+    backingFilenameOffset: NAME_AT,
+    backingFilenameSize: bytes.length,
+  };
+  return {
+    ...description,
+    header: { ...fields, ...description.header },
+    patches: new Map([[NAME_AT, bytes], ...(description.patches ?? [])]),
+  };
+}
+
+/** A child of `parent`: clusters of the disk that have no entry show it, and zeros behind its end. */
+function child(name: string, description: QedDescription, parent: SampleImage): SampleImage {
+  const file = qedBytes(withBacking(description, `${parent.name}.img`, parent.format === 'raw'));
+  const disk = qedDisk(description);
+  const { clusterSize, imageSize, clusters = new Map() } = description;
+  for (let at = 0; at < imageSize; at += clusterSize) {
+    if (clusters.has(at / clusterSize)) continue;
+    disk.set(parent.disk.subarray(at, Math.min(at + clusterSize, imageSize)), at);
+  }
+  return { name, format: 'qed', file, disk, parent };
+}
+
+/** Chains of three, each with its own cluster size; the disks grow, or shrink, from parent to child. */
+export function chains(next: Random): SampleImage[] {
+  const some = (
+    clusterSize: number,
+    tableSize: number,
+    imageSize: number,
+    data: number,
+    zero: number,
+  ): QedDescription => ({
+    clusterSize,
+    tableSize,
+    imageSize,
+    clusters: fill(next, clusterSize, imageSize, { data, zero, order: 0.7 }),
+  });
+  const noise = randomBytes(next, 150 * KIB + 101);
+  const raw: SampleImage = { name: 'base', format: 'raw', file: noise, disk: noise };
+  const small = some(4096, 2, 200 * KIB, 0.7, 0.1);
+  const base: SampleImage = { name: 'base', format: 'qed', file: qedBytes(small), disk: qedDisk(small) };
+  const middle = child('middle', some(8192, 4, 300 * KIB, 0.3, 0.2), base);
+  const overRaw = child('middle', some(4096, 1, 160 * KIB + 512, 0.3, 0.1), raw);
+  const wide = some(4096, 1, 2560 * KIB, 0.05, 0.02);
+  return [
+    child('chain of three, 4 KiB clusters', some(4096, 2, 320 * KIB, 0.2, 0.1), middle),
+    child(
+      'chain of three, nothing allocated',
+      { clusterSize: 4096, tableSize: 2, imageSize: 320 * KIB },
+      middle,
+    ),
+    child('chain of three, 64 KiB clusters', some(65536, 2, 512 * KIB, 0.3, 0.1), overRaw),
+    // Tables map 2 MiB each: the second is absent.
+    child(
+      'chain of three, an absent table',
+      { ...wide, clusters: new Map([...wide.clusters!].filter(([cluster]) => cluster < 512)) },
+      overRaw,
+    ),
+    child('child that is smaller', some(4096, 2, 100 * KIB + 512, 0.2, 0.2), middle),
+  ];
 }

@@ -56,6 +56,10 @@ export interface VhdDynamicSpec {
   readonly parent?: {
     readonly uuid: Uint8Array;
     readonly name: string;
+    /** tapdisk 0.1: the name is little-endian. */
+    readonly hostOrder?: boolean;
+    /** Seconds since 2000; 0 where not given, as Windows 10 writes it. */
+    readonly timestamp?: number;
     readonly locators: readonly VhdLocatorSpec[];
   };
 }
@@ -214,9 +218,10 @@ export function encodeDynamic(spec: VhdDynamicSpec): VhdFile {
   const header = encodeHeader(spec, tableAt, maxEntries);
   if (spec.parent !== undefined) {
     header.set(spec.parent.uuid, 40);
-    const { name } = spec.parent;
+    const { name, hostOrder = false, timestamp = 0 } = spec.parent;
     const view = new DataView(header.buffer);
-    for (let n = 0; n < name.length; n += 1) view.setUint16(64 + n * 2, name.charCodeAt(n));
+    view.setUint32(56, timestamp);
+    for (let n = 0; n < name.length; n += 1) view.setUint16(64 + n * 2, name.charCodeAt(n), hostOrder);
     header.set(locators, 576);
   }
   seal(header, 36);
@@ -234,9 +239,17 @@ export function encodeDynamic(spec: VhdDynamicSpec): VhdFile {
   return { file, tableAt, headerAt, places, footerAt: end };
 }
 
-/** What a dynamic image reads as; `bitmaps` false: the sector bitmaps count for nothing. */
-export function dynamicDisk(spec: VhdDynamicSpec, bitmaps = true): Uint8Array {
+/**
+ * What an image reads as; `bitmaps` false: the sector bitmaps count for nothing. `parent`: the disk beneath a
+ * differencing image, which may have another size.
+ */
+export function dynamicDisk(
+  spec: VhdDynamicSpec,
+  bitmaps = true,
+  parent: Uint8Array = new Uint8Array(),
+): Uint8Array {
   const disk = new Uint8Array(spec.size);
+  disk.set(parent.subarray(0, spec.size));
   for (const [block, { data, sectors }] of spec.blocks) {
     for (let at = 0; at < data.length && block * spec.blockSize + at < spec.size; at += 512) {
       if (bitmaps && sectors !== undefined && !sectors(at / 512)) continue;

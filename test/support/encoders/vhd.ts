@@ -1,15 +1,10 @@
 /** Small valid VHDs of every kind, with what they must read as. */
 
-import { between, type Random, random, randomBytes } from '../random.ts';
+import { type Random, random, randomBytes } from '../random.ts';
 import type { SampleImage } from '../sample.ts';
-import {
-  dynamicDisk,
-  encodeDynamic,
-  encodeFixed,
-  type VhdBlockSpec,
-  type VhdDynamicSpec,
-  vhdFooter,
-} from './vhd-image.ts';
+import { someBlocks } from './vhd-blocks.ts';
+import { chains } from './vhd-chains.ts';
+import { dynamicDisk, encodeDynamic, encodeFixed, type VhdDynamicSpec, vhdFooter } from './vhd-image.ts';
 
 const KIB = 1024;
 
@@ -25,39 +20,6 @@ function dynamicSample(name: string, spec: VhdDynamicSpec, options?: Options): S
   const disk = dynamicDisk(spec, options?.['vhd-bitmap'] !== 'ignore');
   const sample = { name: `dynamic, ${name}`, format: 'vhd' as const, file, disk };
   return options === undefined ? sample : { ...sample, options };
-}
-
-/** A whole bitmap, an empty one, single sectors, runs, or noise; what is under a clear bit is never zero. */
-function someSectors(next: Random, sectors: number): ((sector: number) => boolean) | undefined {
-  const kind = between(next, 0, 4);
-  if (kind === 0) return undefined;
-  if (kind === 1) return () => false;
-  if (kind === 2) return (sector) => sector % 8 === 0 || sector === sectors - 1;
-  const bits = new Uint8Array(sectors);
-  for (let at = 0; at < sectors; ) {
-    const run = kind === 3 ? between(next, 1, 100) : 1;
-    bits.fill(between(next, 0, 1), at, at + run);
-    at += run;
-  }
-  return (sector) => bits[sector] === 1;
-}
-
-/** About two thirds of the blocks of a disk, in random order. */
-export function someBlocks(next: Random, size: number, blockSize: number): Map<number, VhdBlockSpec> {
-  const numbers = Array.from({ length: Math.ceil(size / blockSize) }, (_, block) => block);
-  const chosen = numbers.filter(() => between(next, 0, 2) > 0);
-  if (chosen.length === 0) chosen.push(0);
-  for (let at = chosen.length - 1; at > 0; at -= 1) {
-    const other = between(next, 0, at);
-    [chosen[at], chosen[other]] = [chosen[other]!, chosen[at]!];
-  }
-  const blocks = new Map<number, VhdBlockSpec>();
-  for (const block of chosen) {
-    const data = randomBytes(next, blockSize);
-    const sectors = someSectors(next, blockSize / 512);
-    blocks.set(block, sectors === undefined ? { data } : { data, sectors });
-  }
-  return blocks;
 }
 
 function fixedSamples(next: Random): SampleImage[] {
@@ -184,5 +146,5 @@ function dynamicSamples(next: Random): SampleImage[] {
 /** The same for the same seed. */
 export function samples(seed: number): SampleImage[] {
   const next = random(seed);
-  return [...fixedSamples(next), ...dynamicSamples(next)];
+  return [...fixedSamples(next), ...dynamicSamples(next), ...chains(next)];
 }

@@ -150,10 +150,12 @@ export function encodeLocator(
 
 export interface BlockPlan {
   state: number;
-  /** Where the block is, in MiB; for state 6 the next free place unless given. */
+  /** Where the block is, in MiB; for states 6 and 7 the next free place unless given. */
   mib?: number;
-  /** The block's first bytes. */
+  /** The block's first bytes, in state 7 also those of sectors that are not present. */
   data?: Uint8Array;
+  /** In state 7: sectors of the block that are present, each run as first and end. */
+  present?: readonly (readonly [number, number])[];
 }
 
 /** A place in MiB. */
@@ -167,14 +169,21 @@ export interface VhdxPlan {
   blockSize?: number;
   logical?: number;
   physical?: number;
-  /** Bit 0 fixed, bit 1 has a parent. */
+  /** Bit 0 fixed, bit 1 has a parent; 2 where there is a locator. */
   flags?: number;
+  /** Keys and values of the parent locator. */
+  locator?: readonly (readonly [string, string])[];
+  dataWriteGuid?: Uint8Array;
   creator?: string;
   log?: AreaPlan;
   metadata?: AreaPlan;
   bat?: AreaPlan;
   /** By block number; absent blocks are in state 0. */
   blocks?: ReadonlyMap<number, BlockPlan>;
+  /** Where sector bitmaps are, in MiB, by chunk; those that a block in state 7 needs are made anyway. */
+  bitmaps?: ReadonlyMap<number, number>;
+  /** Bytes of sector bitmaps for blocks in other states, where they have no meaning: garbage unless given. */
+  bitmapFill?: number;
   /** Where blocks without a place go, in MiB; behind everything else unless given. */
   firstBlock?: number;
   headers?: readonly [HeaderPlan, HeaderPlan];
@@ -199,6 +208,11 @@ export function entryIndex(plan: VhdxPlan, block: number): number {
   return block + Math.floor(block / chunkRatio(plan));
 }
 
+/** Index of the entry of the sector bitmap of chunk `chunk`. */
+export function bitmapIndex(plan: VhdxPlan, chunk: number): number {
+  return (chunk + 1) * (chunkRatio(plan) + 1) - 1;
+}
+
 export const batEntry = (state: number, mib: number | bigint): Uint8Array =>
   little(8, BigInt(state) | (BigInt(mib) << 20n));
 
@@ -209,13 +223,15 @@ export function putBatEntry(file: SparseSource, plan: VhdxPlan, block: number, e
 
 /** The five items that every file has. */
 export function standardItems(plan: VhdxPlan): ItemPlan[] {
-  const item = (id: string, data: Uint8Array, flags = 6): ItemPlan => ({ guid: id, data, flags });
+  const item = (id: string, data: Uint8Array, what = 6): ItemPlan => ({ guid: id, data, flags: what });
+  const flags = plan.flags ?? (plan.locator === undefined ? 0 : 2);
   return [
-    item(ITEM_GUIDS.parameters, joined(little(4, plan.blockSize ?? BLOCK), little(4, plan.flags ?? 0)), 4),
+    item(ITEM_GUIDS.parameters, joined(little(4, plan.blockSize ?? BLOCK), little(4, flags)), 4),
     item(ITEM_GUIDS.size, little(8, plan.size)),
     item(ITEM_GUIDS.id, guid('cccccccc-0000-0000-0000-000000000003')),
     item(ITEM_GUIDS.logical, little(4, plan.logical ?? 512)),
     item(ITEM_GUIDS.physical, little(4, plan.physical ?? 4096)),
+    ...(plan.locator === undefined ? [] : [item(ITEM_GUIDS.locator, encodeLocator(plan.locator), 4)]),
   ];
 }
 
@@ -230,7 +246,9 @@ export function standardRegions(plan: VhdxPlan): RegionPlan[] {
 
 export function standardHeader(plan: VhdxPlan): HeaderPlan {
   const log = plan.log ?? LOG;
-  return { logOffset: log.at * MIB, logLength: log.length * MIB };
+  const { dataWriteGuid } = plan;
+  const identity = dataWriteGuid === undefined ? {} : { dataWriteGuid };
+  return { logOffset: log.at * MIB, logLength: log.length * MIB, ...identity };
 }
 
 export function buildVhdx(plan: VhdxPlan): SparseSource {
@@ -252,29 +270,69 @@ export function buildVhdx(plan: VhdxPlan): SparseSource {
   let end = Math.max(file.size, ...areas.map(({ at, length }) => (at + length) * MIB));
   for (const [block, { state, mib, data }] of plan.blocks ?? []) {
     let place = mib ?? 0;
-    if (state === 6 && mib === undefined) {
+    const isThere = state === 6 || state === 7;
+    if (isThere && mib === undefined) {
       place = next;
       next += blockSize / MIB;
     }
     putBatEntry(file, plan, block, batEntry(state, place));
-    if (state !== 6) continue;
+    if (!isThere) continue;
     if (data !== undefined) file.put(place * MIB, data);
     const used = Math.min(blockSize, plan.size - block * blockSize);
     end = Math.max(end, place * MIB + (plan.cutTail === true ? used : blockSize));
+  }
+  for (const [chunk, bytes] of encodeBitmaps(plan)) {
+    const place = plan.bitmaps?.get(chunk) ?? next;
+    if (place === next) next += 1;
+    file.put((plan.bat ?? BAT).at * MIB + bitmapIndex(plan, chunk) * 8, batEntry(6, place));
+    file.put(place * MIB, bytes);
+    end = Math.max(end, (place + 1) * MIB);
   }
   file.size = Math.max(file.size, end);
   if (plan.cutTail === true) file.size = end;
   return file;
 }
 
-/** What the disk reads as: data of blocks in state 6, zeros elsewhere. */
-export function expectedDisk(plan: VhdxPlan): Uint8Array {
-  const blockSize = plan.blockSize ?? BLOCK;
-  const disk = new Uint8Array(plan.size);
-  for (const [block, { state, data }] of plan.blocks ?? []) {
-    if (state === 6 && data !== undefined) {
-      disk.set(data.subarray(0, Math.min(data.length, plan.size - block * blockSize)), block * blockSize);
+/** The sector bitmaps, by chunk: lowest bit of a byte first. */
+function encodeBitmaps(plan: VhdxPlan): Map<number, Uint8Array> {
+  const ratio = chunkRatio(plan);
+  const perBlock = (plan.blockSize ?? BLOCK) / (plan.logical ?? 512);
+  const bitmaps = new Map<number, Uint8Array>();
+  const bitmapOf = (chunk: number): Uint8Array => {
+    const bytes = bitmaps.get(chunk) ?? new Uint8Array(MIB).fill(plan.bitmapFill ?? 0xa5);
+    bitmaps.set(chunk, bytes);
+    return bytes;
+  };
+  for (const chunk of plan.bitmaps?.keys() ?? []) bitmapOf(chunk);
+  for (const [block, { state, present = [] }] of plan.blocks ?? []) {
+    if (state !== 7) continue;
+    const bytes = bitmapOf(Math.floor(block / ratio));
+    const first = (block % ratio) * perBlock;
+    bytes.fill(0, first / 8, (first + perBlock) / 8);
+    for (const [from, end] of present) {
+      for (let bit = first + from; bit < first + end; bit += 1) bytes[bit >> 3]! |= 1 << (bit & 7);
     }
+  }
+  return bitmaps;
+}
+
+/** What the disk reads as: blocks in state 6, sectors of those in state 7, the parent's bytes, zeros. */
+export function expectedDisk(plan: VhdxPlan, parent: Uint8Array = new Uint8Array(0)): Uint8Array {
+  const blockSize = plan.blockSize ?? BLOCK;
+  const sector = plan.logical ?? 512;
+  const disk = new Uint8Array(plan.size);
+  disk.set(parent.subarray(0, plan.size));
+  for (const [block, { state, data = new Uint8Array(0), present = [] }] of plan.blocks ?? []) {
+    if (state === 0) continue;
+    const at = block * blockSize;
+    const end = Math.min(at + blockSize, plan.size);
+    const own = new Uint8Array(blockSize);
+    own.set(data);
+    if (state === 7) {
+      for (const [from, to] of present) {
+        disk.set(own.subarray(from * sector, Math.min(to * sector, end - at)), at + from * sector);
+      }
+    } else disk.set(state === 6 ? own.subarray(0, end - at) : new Uint8Array(end - at), at);
   }
   return disk;
 }

@@ -4,6 +4,7 @@ import { MIB } from '../../../src/base/units.ts';
 import { between, type Random, random, randomBytes } from '../random.ts';
 import type { SampleImage } from '../sample.ts';
 import type { SparseSource } from '../sparse-source.ts';
+import { chains } from './vhdx-chains.ts';
 import {
   BAT,
   BLOCK,
@@ -144,5 +145,6 @@ export function samples(seed: number): SampleImage[] {
       const entries = updates.map((update, index) => ({ sequence: 90 + index, updates: [update] }));
       putEntries(file, dirty, entries, MIB - 12288);
     }),
+    ...chains(next),
   ];
 }

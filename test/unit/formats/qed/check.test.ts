@@ -8,7 +8,7 @@ import type { CheckReport } from '../../../../src/image/check.ts';
 import { TableAllocator } from '../../../../src/shared/paged-table.ts';
 import type { BlockSource } from '../../../../src/source/block-source.ts';
 import { step } from '../../../model/workload.ts';
-import { openDisk, openEditable, readDisk } from '../../../support/disk.ts';
+import { openDisk, openEditable, parentDisk, readDisk } from '../../../support/disk.ts';
 import {
   type ClusterContent,
   encodeQed,
@@ -179,7 +179,7 @@ test('random damage: without an error all can be read and written; with one, not
   const next = random(31);
   const list = samples(5).filter(({ disk }) => disk.length > 0 && disk.length < 2 ** 21);
   let [sound, damaged] = [0, 0];
-  for (let round = 0; round < 100; round += 1) {
+  for (let round = 0; round < 130; round += 1) {
     const sample = list[between(next, 0, list.length - 1)]!;
     const file = sample.file.slice();
     const view = new DataView(file.buffer);
@@ -200,12 +200,13 @@ test('random damage: without an error all can be read and written; with one, not
       continue;
     }
     const source = new MemorySource(file, 'damaged', true);
-    const { disk } = openEditable(qedDriver, source);
+    const below = parentDisk(sample);
+    const { disk } = openEditable(qedDriver, source, {}, 1 << 20, below);
     const model = readDisk(disk);
     for (let n = 0; n < 30; n += 1) step(disk, model, next, clusterSize);
     expect(disk.close()).toBe(0);
     expect(checkBytes(source.bytes).errors).toBe(0);
-    const again = openDisk(qedDriver, new MemorySource(source.bytes)).disk;
+    const again = openDisk(qedDriver, new MemorySource(source.bytes), {}, 1 << 20, below).disk;
     expect(Buffer.compare(readDisk(again), model)).toBe(0);
     sound += 1;
   }

@@ -141,20 +141,6 @@ describe('refused at open', () => {
     expect([problem.kind, problem.message]).toEqual(['io', 'QED header at 0x0: cannot be read (errno 5)']);
   });
 
-  test.each([
-    [5n, 'raw'],
-    [1n, 'to be probed'],
-    [7n, 'raw'],
-  ])('a backing file, features %i: missing, format %s', (features, format) => {
-    const name = new TextEncoder().encode('bäse "1"\n.img');
-    const header = { features, backingFilenameOffset: 100, backingFilenameSize: name.length };
-    const problem = refusal(qedBytes({ ...SOUND, header, patches: new Map([[100, name]]) }));
-    expect(problem.kind).toBe('missing');
-    expect(problem.message).toBe(
-      `QED image: needs its backing file "bäse \\"1\\"\\n.img" (format: ${format})`,
-    );
-  });
-
   test('not for a bit without meaning: no backing file, but not to be probed', () => {
     const { notices } = openDisk(
       qedDriver,

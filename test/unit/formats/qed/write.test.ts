@@ -68,7 +68,7 @@ function openBlindly(source: MemorySource, next: number): { disk: Disk; notices:
   const image = qedDriver.open(source, { tables: new TableAllocator(), report, options: new Map() });
   const bounds = new SharedArrayBuffer(8);
   new Uint32Array(bounds).fill(next);
-  const edit: QedEdit = { ...tableEditSeed(), bounds, fresh: FreshSpace.seed() };
+  const edit: QedEdit = { ...tableEditSeed(), bounds, fresh: FreshSpace.seed(), hasParent: false };
   const shared = { ...image.share(), edit };
   const pool = new PagePool(PagePool.seed(1 << 20));
   const gate = new IoGate(IoGate.seed(1), 0);

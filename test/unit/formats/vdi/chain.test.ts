@@ -105,6 +105,16 @@ describe('the parent', () => {
     expect(parent!.compare(unmarked)).toMatchObject({ severity: 'other', found: 'none' });
   });
 
+  it('may be a VHD, which has the same bytes for its only mark', () => {
+    const { parent } = open({ ...CHILD, linkage: Uint8Array.from({ length: 16 }, (_, n) => n) });
+    const vhd = (text: string) => ({ ...open(BASE), identity: [{ name: 'unique-id', text }] });
+    expect(parent!.compare(vhd('00010203-0405-0607-0809-0a0b0c0d0e0f'))).toBeUndefined();
+    expect(parent!.compare(vhd('03020100-0504-0706-0809-0a0b0c0d0e0f'))).toMatchObject({
+      severity: 'other',
+      found: 'create UUID 03020100-0504-0706-0809-0a0b0c0d0e0f',
+    });
+  });
+
   it('in any state, where the child records none (0.2)', () => {
     const old = open({ ...CHILD, parentModify: new Uint8Array(16) });
     expect(old.parent!.identity).toBe(`create UUID ${formatGuid(CREATE)}`);

@@ -8,7 +8,6 @@ import {
   type VhdBlockSpec,
   type VhdDynamicSpec,
   type VhdFile,
-  type VhdLocatorSpec,
 } from '../../../support/encoders/vhd-image.ts';
 import { MemorySource } from '../../../support/memory-source.ts';
 import { random, randomBytes } from '../../../support/random.ts';
@@ -390,62 +389,5 @@ describe('VHD, damage met while reading', () => {
     expect(() => readDisk(disk, 0, 1)).toThrow('errno 5');
     expect(found).toEqual(['VHD block 0: its table entry cannot be read']);
     expect(() => opened.countAllocated(0 as never, () => {})).toThrow(/cannot be read/);
-  });
-});
-
-describe('VHD, differencing', () => {
-  const wide = (text: string) => new Uint8Array(Buffer.from(text, 'utf16le'));
-  const uuid = Uint8Array.from({ length: 16 }, (_, n) => n + 1);
-  const child = (locators: readonly VhdLocatorSpec[], name = 'base.vhd', id = uuid) =>
-    encodeDynamic({ ...spec, parent: { name, uuid: id, locators } }).file;
-
-  it('is refused with all that is known of the parent', () => {
-    const refused = failure(
-      child([
-        { code: 'W2ru', data: wide('.\\base.vhd') },
-        { code: 'W2ku', data: wide('C:\\vm\\bäse.vhd'), space: 1 },
-        { code: 'MacX', data: new TextEncoder().encode('file:///vm/base.vhd') },
-        { code: 'Wi2k', data: new TextEncoder().encode('C:\\OLD.VHD') },
-        { code: 'Mac ', data: new Uint8Array(10) },
-      ]),
-    );
-    expect(refused.kind).toBe('missing');
-    expect(refused.message).toBe(
-      'differencing VHD: needs its parent "base.vhd" (unique id 01020304-0506-0708-090a-0b0c0d0e0f10; ' +
-        'relative path ".\\\\base.vhd", absolute path "C:\\\\vm\\\\bäse.vhd", file URL "file:///vm/base.vhd", ' +
-        'absolute path (ANSI) "C:\\\\OLD.VHD")',
-    );
-  });
-
-  it('names a raw parent of tapdisk, and a parent without a name', () => {
-    expect(failure(child([], 'raw.img', new Uint8Array(16))).message).toBe(
-      'differencing VHD: needs its parent "raw.img" (a raw image)',
-    );
-    expect(failure(child([], '')).message).toMatch(/needs its parent without a name \(unique id/);
-  });
-
-  it.each([
-    ['outside the file', { code: 'W2ru', data: wide('x'), offset: 1n << 62n }, /are not inside the file/],
-    ['longer than its space', { code: 'W2ru', data: wide('x'), length: 600 }, /do not fit a space of 512/],
-    [
-      'in a space of half a sector',
-      { code: 'W2ru', data: wide('x'), space: 700 },
-      /do not fit a space of 700/,
-    ],
-    ['of odd length', { code: 'W2ku', data: wide('x'), length: 3 }, /3 bytes are no UTF-16 text/],
-    ['with a NUL inside', { code: 'W2ku', data: wide('a\0b') }, /NUL inside/],
-    ['of an unknown kind', { code: 'Abcd', data: wide('x') }, /platform code is not known/],
-  ] as const)('ignores a locator %s', (_name, locator, message) => {
-    const said: string[] = [];
-    const context = {
-      tables: undefined as never,
-      report: (text: string) => said.push(text),
-      options: new Map(),
-    };
-    expect(() => vhdDriver.open(new MemorySource(child([locator])), context)).toThrow(
-      'needs its parent "base.vhd" (unique id 01020304-0506-0708-090a-0b0c0d0e0f10)',
-    );
-    expect(said).toHaveLength(1);
-    expect(said[0]).toMatch(message);
   });
 });

@@ -8,7 +8,7 @@ import type { Image } from '../../../../src/image/driver.ts';
 import { DATA, Extent, HOLE, ZERO } from '../../../../src/image/extent.ts';
 import { PagePool } from '../../../../src/shared/page-pool.ts';
 import { TableAllocator } from '../../../../src/shared/paged-table.ts';
-import { openDisk, readDisk } from '../../../support/disk.ts';
+import { openDisk, parentDisk, readDisk } from '../../../support/disk.ts';
 import { samples } from '../../../support/encoders/vhdx.ts';
 import {
   batEntry,
@@ -55,7 +55,8 @@ const filled = (seed: number, length = MIB) => randomBytes(random(seed), length)
 
 describe('contents', () => {
   test.each(samples(1).map((sample) => [sample.name, sample] as const))('%s', (_name, sample) => {
-    const { disk, image } = openDisk(vhdxDriver, new MemorySource(sample.file), sample.options, TINY_POOL);
+    const source = new MemorySource(sample.file);
+    const { disk, image } = openDisk(vhdxDriver, source, sample.options, TINY_POOL, parentDisk(sample));
     expect(image.virtualSize).toBe(sample.disk.length);
     expect(Buffer.compare(readDisk(disk), sample.disk)).toBe(0);
   });

@@ -19,7 +19,7 @@ export interface Edited extends EditableDisk {
   steps(): string[];
 }
 
-export function edit(file: SparseSource | Uint8Array): Edited {
+export function edit(file: SparseSource | Uint8Array, parent?: Disk): Edited {
   const bytes = file instanceof Uint8Array ? file : fileBytes(file);
   const memory = new MemorySource(bytes, 'image', true);
   const recording = new RecordingSource(memory);
@@ -33,10 +33,10 @@ export function edit(file: SparseSource | Uint8Array): Edited {
       return `${change.step} 0x${change.at.toString(16)} +${change.length}`;
     });
   };
-  return { ...openEditable(vhdxDriver, recording), memory, recording, steps };
+  return { ...openEditable(vhdxDriver, recording, {}, 1 << 20, parent), memory, recording, steps };
 }
 
-export const editPlan = (plan: VhdxPlan): Edited => edit(buildVhdx(plan));
+export const editPlan = (plan: VhdxPlan, parent?: Disk): Edited => edit(buildVhdx(plan), parent);
 
 export function write(disk: Disk, at: number, bytes: Uint8Array): void {
   const moved = disk.write(bytes, 0, bytes.length, guestOffset(at));
@@ -49,7 +49,8 @@ export function punch(disk: Disk, at: number, length: number): void {
 }
 
 /** The file as it is now, opened by somebody else. */
-export const reopened = (file: Uint8Array) => openDisk(vhdxDriver, new MemorySource(file.slice()));
+export const reopened = (file: Uint8Array, parent?: Disk) =>
+  openDisk(vhdxDriver, new MemorySource(file.slice()), {}, 1 << 20, parent);
 
 export function entryAt(file: Uint8Array, entry: number): { state: number; mib: number; raw: bigint } {
   const raw = new DataView(file.buffer, file.byteOffset).getBigUint64(BAT_AT + entry * 8, true);

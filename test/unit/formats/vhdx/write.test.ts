@@ -6,7 +6,7 @@ import { GIB, guestOffset, hostOffset, MIB, roundDown } from '../../../../src/ba
 import { vhdxDriver } from '../../../../src/formats/vhdx/driver.ts';
 import { Overlay, type OverlayState } from '../../../../src/formats/vhdx/overlay.ts';
 import { DATA, Extent, ZERO } from '../../../../src/image/extent.ts';
-import { openEditable, readDisk } from '../../../support/disk.ts';
+import { openEditable, parentDisk, readDisk } from '../../../support/disk.ts';
 import { samples } from '../../../support/encoders/vhdx.ts';
 import {
   type BlockPlan,
@@ -52,17 +52,15 @@ function dirtyFile(): SparseSource {
 }
 
 describe('the first write', () => {
-  test.each(samples(4).filter(({ name }) => !name.includes('no log')))(
-    'not before: $name',
-    ({ file, disk: content }) => {
-      const { disk, memory, recording } = edit(file);
-      expect(Buffer.compare(readDisk(disk), content)).toBe(0);
-      expect(disk.flush()).toBe(0);
-      expect(disk.close()).toBe(0);
-      expect(recording.changes.filter(({ kind }) => kind !== 'flush')).toEqual([]);
-      expect(Buffer.compare(memory.bytes, file)).toBe(0);
-    },
-  );
+  test.each(samples(4).filter(({ name }) => !name.includes('no log')))('not before: $name', (sample) => {
+    const { file, disk: content } = sample;
+    const { disk, memory, recording } = edit(file, parentDisk(sample));
+    expect(Buffer.compare(readDisk(disk), content)).toBe(0);
+    expect(disk.flush()).toBe(0);
+    expect(disk.close()).toBe(0);
+    expect(recording.changes.filter(({ kind }) => kind !== 'flush')).toEqual([]);
+    expect(Buffer.compare(memory.bytes, file)).toBe(0);
+  });
 
   test('changes the identities in both headers, the one that is not current first', () => {
     const { disk, memory, steps } = editPlan(plan);

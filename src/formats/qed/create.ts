@@ -1,0 +1,100 @@
+/** New QED images, as bytes. Shapes are those that QEMU makes by default, as long as they can hold the disk. */
+
+import { ImageError } from '../../base/errors.ts';
+import type { ByteCount } from '../../base/units.ts';
+import { maxImageSize } from './geometry.ts';
+import type { Backing } from './parent.ts';
+import {
+  BACKING_FILE,
+  BACKING_NO_PROBE,
+  MAGIC,
+  MAX_BACKING_NAME,
+  MAX_CLUSTER_SIZE,
+  MIN_CLUSTER_SIZE,
+  qedHeader,
+} from './structs.ts';
+
+export interface NewQed {
+  /** Bytes of the disk: a multiple of 512. */
+  readonly virtualSize: ByteCount;
+  readonly backing?: Backing | undefined;
+  /** Bytes for `NOTE`, at most as many as fit there. */
+  readonly note?: Uint8Array | undefined;
+}
+
+/** The file: `head`, then zeros. */
+export interface NewImage {
+  readonly head: Uint8Array;
+  /** Bytes of the file. */
+  readonly size: ByteCount;
+}
+
+/** Where QEMU puts the backing file's name, too. */
+const NAME_AT = qedHeader.size;
+
+/**
+ * Room in the header's cluster that no reader or writer of the format touches, whatever the cluster size: behind the
+ * longest name, in sectors of its own. (QEMU rewrites the first sector, and the name when it is changed: tried in
+ * test/oracle/qed-chain.test.ts.)
+ */
+export const NOTE = { at: 2048, bytes: MIN_CLUSTER_SIZE - 2048 } as const;
+
+const CLUSTER_SIZE = 65536;
+/** Clusters per table. Those of 1 are legal, but QEMU opens none. */
+const TABLE_SIZE = 4;
+
+/**
+ * The smallest clusters from 64 KiB on that can map the disk with tables of 4: 64 KiB up to 64 TiB, 512 KiB for the
+ * largest. All of these are images that QEMU opens: its arithmetic ends at 2^64 (formats/qed.md 3).
+ */
+function clusterSizeFor(virtualSize: ByteCount): number {
+  let clusterSize = CLUSTER_SIZE;
+  while (clusterSize < MAX_CLUSTER_SIZE && maxImageSize(clusterSize, TABLE_SIZE) < BigInt(virtualSize)) {
+    clusterSize *= 2;
+  }
+  return clusterSize;
+}
+
+/**
+ * An empty image: one cluster of header, then the L1 table. Throws ImageError('usage') for a size or a name that the
+ * format cannot record.
+ */
+export function newImage({ virtualSize, backing, note }: NewQed): NewImage {
+  if (!Number.isSafeInteger(virtualSize) || virtualSize < 0 || virtualSize % 512 !== 0) {
+    throw new ImageError(
+      'usage',
+      `a QED disk of ${virtualSize} bytes: expected a multiple of 512 below 2^53`,
+    );
+  }
+  if (note !== undefined && note.length > NOTE.bytes) {
+    throw new ImageError('bug', `a note of ${note.length} bytes, there is room for ${NOTE.bytes}`);
+  }
+  const name = new TextEncoder().encode(backing?.name ?? '');
+  if (backing !== undefined && (name.length === 0 || name.length > MAX_BACKING_NAME || name.includes(0))) {
+    throw new ImageError(
+      'usage',
+      `a QED backing file name of ${name.length} bytes: expected 1 to ${MAX_BACKING_NAME}, without NUL`,
+    );
+  }
+  const clusterSize = clusterSizeFor(virtualSize);
+  const head = new Uint8Array(MIN_CLUSTER_SIZE);
+  qedHeader.encode(
+    {
+      magic: MAGIC,
+      clusterSize,
+      tableSize: TABLE_SIZE,
+      headerSize: 1,
+      features: backing === undefined ? 0n : BACKING_FILE | (backing.raw ? BACKING_NO_PROBE : 0n),
+      compatFeatures: 0n,
+      autoclearFeatures: 0n,
+      l1TableOffset: BigInt(clusterSize),
+      imageSize: BigInt(virtualSize),
+      backingFilenameOffset: backing === undefined ? 0 : NAME_AT,
+      backingFilenameSize: name.length,
+    },
+    head,
+  );
+  head.set(name, NAME_AT);
+  if (note !== undefined) head.set(note, NOTE.at);
+  return { head, size: (1 + TABLE_SIZE) * clusterSize };
+}

@@ -15,7 +15,9 @@ const LAYERS = [
   'chain',
   'cache',
   'disk',
+  'partitions',
   'fuse',
+  'evidence',
   'transport',
   'daemon',
   'cli',
@@ -24,12 +26,12 @@ const LAYERS = [
 const FORBIDDEN = [['formats', 'cache']];
 /** Packages and Node modules that only some layers may touch. */
 const GUARDED = [
-  { specifier: /^(node:)?fs(\/|$)/, layers: ['source', 'chain', 'transport', 'daemon', 'cli'] },
+  { specifier: /^(node:)?fs(\/|$)/, layers: ['source', 'chain', 'evidence', 'transport', 'daemon', 'cli'] },
   { specifier: /^koffi$/, layers: ['source'] },
   { specifier: /^yargs(-parser)?$/, layers: ['cli'] },
   { specifier: /^pino$/, layers: ['daemon'] },
   { specifier: /^fuse-native$/, layers: ['transport'] },
-  { specifier: /^node:worker_threads$/, layers: ['transport', 'daemon'] },
+  { specifier: /^node:worker_threads$/, layers: ['evidence', 'transport', 'daemon'] },
   { specifier: /^node:child_process$/, layers: ['transport', 'daemon'] },
 ];
 

@@ -1,7 +1,9 @@
 /** What the commands of `vdisk` that look at images have in common: their arguments, and how they complain. */
 
+import { resolve } from 'node:path';
 import type { Argv } from 'yargs';
 import { ImageError } from '../base/errors.ts';
+import type { ChainPolicy } from '../chain/policy.ts';
 import { DRIVERS } from '../formats/registry.ts';
 import type { FormatId } from '../image/driver.ts';
 import { MOUNT_OPTIONS } from './mount-options.ts';
@@ -14,6 +16,8 @@ export interface ImageArguments {
   readonly formatOptions: readonly (readonly [string, string])[];
   /** Whether a writer keeps us out. */
   readonly lock: boolean;
+  /** How parents are found, by the commands that look for them (`takeParentArguments`). */
+  readonly chain: ChainPolicy;
   readonly json: boolean;
 }
 
@@ -42,7 +46,34 @@ export function takeImageArguments(command: Argv): Argv {
   return command;
 }
 
-/** What was given. */
+const PARENT_OPTIONS = ['parent', 'parent-dir', 'force-parent'];
+
+/** Adds the arguments by which parents are found, as vdisk-mount has them. */
+export function takeParentArguments(command: Argv): Argv {
+  for (const spec of MOUNT_OPTIONS.filter(({ name }) => PARENT_OPTIONS.includes(name))) {
+    const text = { type: 'string', requiresArg: true } as const;
+    command.option(spec.name, {
+      ...(spec.value === undefined ? { type: 'boolean' } : text),
+      describe: spec.doc,
+    });
+  }
+  return command;
+}
+
+function parentArguments(parsed: Record<string, unknown>): ChainPolicy {
+  const paths = (name: string): string[] =>
+    [parsed[name] ?? []].flat().map((path) => {
+      if (path !== '') return resolve(String(path));
+      throw new ImageError('usage', `--${name}: needs a value`);
+    });
+  return {
+    parents: paths('parent'),
+    parentDirs: paths('parent-dir'),
+    force: parsed['force-parent'] === true,
+  };
+}
+
+/** What was given. Throws ImageError('usage'). */
 export function imageArguments(parsed: Record<string, unknown>): ImageArguments {
   return {
     paths: (parsed['images'] as string[]).map(String),
@@ -51,18 +82,19 @@ export function imageArguments(parsed: Record<string, unknown>): ImageArguments 
       typeof parsed[name] === 'string' ? [[name, parsed[name]] as const] : [],
     ),
     lock: parsed['force-share'] !== true,
+    chain: parentArguments(parsed),
     json: parsed['json'] === true,
   };
 }
 
-/** One line on stderr, a second with what to do. Returns the error. */
+const HINT_IN_USE = 'Stop it first, or use --force-share and accept that what is read may be torn.';
+
+/** One line on stderr, and below it what explains it and what to do. Returns the error. */
 export function complain(problem: unknown): ImageError {
   const error = ImageError.from(problem, 'bug');
-  process.stderr.write(`vdisk: ${error.message}\n`);
-  const hint =
-    error.kind === 'in-use'
-      ? 'Stop it first, or use --force-share and accept that what is read may be torn.'
-      : error.hint;
-  if (hint !== undefined) process.stderr.write(`  ${hint}\n`);
+  const { kind, message, wanted } = error;
+  process.stderr.write(`vdisk: ${message}\n`);
+  const shown = kind === 'in-use' ? new ImageError(kind, message, { hint: HINT_IN_USE, wanted }) : error;
+  for (const line of shown.explanation) process.stderr.write(`  ${line}\n`);
   return error;
 }

@@ -1,17 +1,49 @@
-/** `vdisk info`: what an image is. */
+/** `vdisk info`: what an image is, and on which parents it stands. */
 
 import { resolve } from 'node:path';
+import { ImageError, type WantedParent } from '../base/errors.ts';
+import { shownPath } from '../base/text.ts';
 import { formatSize } from '../base/units.ts';
-import { DEFAULT_POLICY } from '../chain/policy.ts';
-import { closeImages, openImages } from '../daemon/images.ts';
+import { openParents } from '../chain/chain.ts';
+import { shownPlace } from '../chain/find.ts';
+import { type Layer, type LayerContext, openLayer } from '../chain/layer.ts';
+import { holdersOfFile } from '../daemon/holders.ts';
+import type { Report } from '../image/driver.ts';
+import type { ParentPlace } from '../image/parent.ts';
+import { TableAllocator } from '../shared/paged-table.ts';
 import { complain, type ImageArguments } from './image-arguments.ts';
+import { type ContentInfo, contentInfo, contentRows, contentTable, UNKNOWN_CONTENT } from './info-content.ts';
 
 const OK = 0;
 const FAILED = 1;
 const USAGE = 2;
 
+/** What an image says of its parent. */
+interface ParentInfo {
+  /** null: none is recorded. */
+  readonly identity: string | null;
+  /** null: whatever its content says. */
+  readonly format: string | null;
+  readonly places: readonly ParentPlace[];
+}
+
+/** Why the chain is not complete. */
+interface MissingInfo {
+  readonly kind: string;
+  readonly message: string;
+  readonly hint?: string;
+  readonly wanted?: WantedParent;
+}
+
+interface LayerInfo {
+  readonly filename: string;
+  readonly format: string;
+  readonly variant: string;
+  readonly identity: Readonly<Record<string, string>>;
+}
+
 /** One image as `vdisk info` shows it; the names of the fields are those of its JSON. */
-interface ImageInfo {
+interface ImageInfo extends ContentInfo {
   readonly filename: string;
   readonly format: string;
   readonly variant: string;
@@ -21,48 +53,114 @@ interface ImageInfo {
   readonly 'physical-sector-size': number;
   readonly 'block-size': number;
   readonly facts: Readonly<Record<string, string>>;
+  /** null: the image stands alone. */
+  readonly parent: ParentInfo | null;
+  /** The image and the parents that were found, nearest first; only the image where one of them is missing. */
+  readonly chain: readonly LayerInfo[];
+  readonly missing: MissingInfo | null;
   readonly warnings: readonly string[];
 }
 
-function inspect(path: string, { format, formatOptions, lock }: ImageArguments): ImageInfo {
-  const warnings: string[] = [];
-  const config = { images: [path], format, formatOptions, lock, readOnly: true, chain: DEFAULT_POLICY };
-  const [opened] = openImages(config, (notice) =>
-    warnings.push(notice.startsWith(`${path}: `) ? notice.slice(path.length + 2) : notice),
-  );
-  const { image, source } = opened!;
-  const actualSize = source.allocated;
-  closeImages([opened!]);
+/** Throws ImageError where the image itself cannot be opened; a missing parent is told in what it returns. */
+function inspect(path: string, request: ImageArguments): ImageInfo {
+  const notices: string[] = [];
+  const context: LayerContext = {
+    tables: new TableAllocator(),
+    formatOptions: request.formatOptions,
+    lock: request.lock,
+    report: (text) => notices.push(text),
+    holders: holdersOfFile,
+  };
+  const opened: Layer[] = [openLayer(path, 'read', request.format, context)];
+  try {
+    let missing: ImageError | undefined;
+    try {
+      opened.push(...openParents(opened[0]!, request.chain, context).layers);
+    } catch (problem) {
+      missing = ImageError.from(problem, 'bug');
+      if (missing.kind === 'bug') throw problem;
+      notices.push(missing.message);
+    }
+    const content = missing === undefined ? contentOf(opened, (text) => notices.push(text)) : UNKNOWN_CONTENT;
+    return describe(opened, missing, content, [...new Set(notices)]);
+  } finally {
+    for (const { source } of opened) source.close();
+  }
+}
+
+function contentOf([top, ...parents]: readonly Layer[], report: Report): ContentInfo {
+  const seed = ({ image, source }: Layer) => ({ image: image.share(), source: source.share() });
+  return contentInfo([seed(top!), ...parents.map(seed)], top!.image.logicalSectorSize, report);
+}
+
+function describe(
+  opened: readonly Layer[],
+  missing: ImageError | undefined,
+  content: ContentInfo,
+  notices: readonly string[],
+): ImageInfo {
+  const { path, image, source } = opened[0]!;
+  const { parent } = image;
   return {
     filename: path,
     format: image.format,
     variant: image.variant,
     'virtual-size': image.virtualSize,
-    'actual-size': actualSize,
+    'actual-size': source.allocated,
     'logical-sector-size': image.logicalSectorSize,
     'physical-sector-size': image.physicalSectorSize,
     'block-size': image.blockSize,
     facts: Object.fromEntries(image.facts),
-    warnings,
+    parent:
+      parent === undefined
+        ? null
+        : { identity: parent.identity ?? null, format: parent.format ?? null, places: parent.places },
+    chain: opened.map(layerInfo),
+    missing: missing?.toWire() ?? null,
+    ...content,
+    warnings: notices.map((text) => (text.startsWith(`${path}: `) ? text.slice(path.length + 2) : text)),
   };
 }
 
+function layerInfo({ path, image }: Layer): LayerInfo {
+  const identity = Object.fromEntries(image.identity.map(({ name, text }) => [name, text]));
+  return { filename: path, format: image.format, variant: image.variant, identity };
+}
+
+type Row = [name: string, value: string];
+
 function asText(info: ImageInfo): string {
-  const rows: [string, string][] = [
+  const rows: Row[] = [
     ['image', info.filename],
     ['format', `${info.format} (${info.variant})`],
     ['virtual size', formatSize(info['virtual-size'])],
     ['size on disk', formatSize(info['actual-size'])],
     ['sector size', `${info['logical-sector-size']} logical, ${info['physical-sector-size']} physical`],
-    ...(info['block-size'] === 0 ? [] : [['block size', formatSize(info['block-size'])] as [string, string]]),
-    ...Object.entries(info.facts).map(([name, value]): [string, string] => [
-      name.replaceAll('-', ' '),
-      value,
-    ]),
-    ...info.warnings.map((warning): [string, string] => ['warning', warning]),
+    ...(info['block-size'] === 0 ? [] : [['block size', formatSize(info['block-size'])] as Row]),
+    ...Object.entries(info.facts).map(([name, value]): Row => [name.replaceAll('-', ' '), value]),
+    ...parentRows(info),
+    ...contentRows(info),
+    ...info.warnings.map((warning): Row => ['warning', warning]),
+    ...(info.missing?.wanted?.looked ?? []).map(
+      ({ path, reason }): Row => ['looked at', `${path}: ${reason}`],
+    ),
   ];
   const width = Math.max(...rows.map(([name]) => name.length));
-  return rows.map(([name, value]) => `${`${name}:`.padEnd(width + 2)}${value}\n`).join('');
+  const lines = rows.map(([name, value]) => `${`${name}:`.padEnd(width + 2)}${value}\n`);
+  return lines.join('') + contentTable(info);
+}
+
+function parentRows({ parent, chain }: ImageInfo): Row[] {
+  if (parent === null) return [];
+  const rows: Row[] = [];
+  if (parent.identity !== null) rows.push(['parent wanted', parent.identity]);
+  for (const place of parent.places) rows.push(['parent place', shownPlace(place)]);
+  if (parent.format !== null) rows.push(['parent format', parent.format]);
+  chain.slice(1).forEach(({ filename, format, variant, identity }, at) => {
+    const marks = Object.entries(identity).map(([name, text]) => `, ${name} ${text}`);
+    rows.push([`parent ${at + 1}`, `${shownPath(filename)}: ${format} (${variant})${marks.join('')}`]);
+  });
+  return rows;
 }
 
 /** Returns the exit status: 0 done, 1 failed, 2 usage. */

@@ -5,23 +5,29 @@ import { basename, dirname, join, resolve } from 'node:path';
 import parser from 'yargs-parser';
 import { ImageError } from '../base/errors.ts';
 import { parseSize } from '../base/units.ts';
-import { DEFAULT_POLICY } from '../chain/policy.ts';
+import { type ChainPolicy, TEMPORARY } from '../chain/policy.ts';
 import type { MountConfig } from '../daemon/config.ts';
+import type { EvidenceSettings } from '../evidence/custody.ts';
+import type { HashMode } from '../evidence/record.ts';
 import { DRIVERS } from '../formats/registry.ts';
 import type { FormatId } from '../image/driver.ts';
 import type { TransportName } from '../transport/transport.ts';
 import {
+  addTo,
   checkValues,
   defaultThreads,
   MOUNT_OPTIONS,
+  type OptionLists,
   type OptionValues,
   readOptionWords,
   splitOptions,
 } from './mount-options.ts';
+import { VERSION } from './version.ts';
 
 export interface CommandLine {
   readonly paths: readonly string[];
   readonly values: OptionValues;
+  readonly lists: OptionLists;
 }
 
 /** Flags that are on the command line only; the rest is in MOUNT_OPTIONS. */
@@ -69,15 +75,18 @@ export function readCommandLine(args: readonly string[]): CommandLine | 'help' |
   if (argv['help'] === true) return 'help';
   if (argv['version'] === true) return 'version';
   const values: OptionValues = new Map();
+  const lists: OptionLists = new Map();
   const words = ((argv['o'] as string[] | undefined) ?? []).flatMap(splitOptions);
-  readOptionWords(words, values, argv['s'] === true);
-  for (const { name } of MOUNT_OPTIONS) {
+  readOptionWords(words, values, lists, argv['s'] === true);
+  for (const { name, repeatable } of MOUNT_OPTIONS) {
     const value: unknown = argv[name];
     if (value === undefined || value === false) continue;
-    values.set(name, String(Array.isArray(value) ? value.at(-1) : value));
+    const given = (Array.isArray(value) ? value : [value]).map(String);
+    if (repeatable === true) addTo(lists, name, given);
+    else values.set(name, given.at(-1)!);
   }
-  checkValues(values);
-  return { paths: argv._.map(String), values };
+  checkValues(values, lists);
+  return { paths: argv._.map(String), values, lists };
 }
 
 function usage(message: string): ImageError {
@@ -85,7 +94,7 @@ function usage(message: string): ImageError {
 }
 
 /** The configuration that a command line asks for. Throws ImageError('usage'). */
-export function configure({ paths, values }: CommandLine): MountConfig {
+export function configure({ paths, values, lists }: CommandLine): MountConfig {
   if (paths.length < 2) {
     throw new ImageError('usage', 'an image and a mountpoint are needed', {
       hint: 'vdisk-mount IMAGE... MOUNTPOINT; see vdisk-mount --help.',
@@ -105,20 +114,27 @@ export function configure({ paths, values }: CommandLine): MountConfig {
   }
   const formatNames = new Set(DRIVERS.flatMap((driver) => driver.options.map((option) => option.name)));
   const trace = values.has('debug');
+  const images = paths.slice(0, -1).map((image) => resolve(image));
+  const mountpoint = resolveMountpoint(paths.at(-1)!);
+  const evidence = evidenceSettings(values, images, mountpoint);
   return {
-    images: paths.slice(0, -1).map((image) => resolve(image)),
-    mountpoint: resolveMountpoint(paths.at(-1)!),
+    images,
+    mountpoint,
     format: values.get('format') as FormatId | undefined,
     formatOptions: [...values].filter(([name]) => formatNames.has(name)),
-    chain: DEFAULT_POLICY,
-    readOnly: values.has('ro'),
+    chain: chainPolicy(values, lists),
+    layers: values.has('layers'),
+    readOnly: values.has('ro') || evidence !== undefined,
+    overlay: overlayPlace(values, images),
+    evidence,
+    partitions: values.has('partitions'),
     sync: values.has('sync'),
     transport: (values.get('transport') ?? 'kernel') as TransportName,
     threads,
     cacheBytes: parseSize(values.get('cache-size') ?? '64M')!,
     allowOther: values.has('allow-other'),
     nonempty: values.has('nonempty'),
-    noexec: values.has('noexec'),
+    noexec: values.has('noexec') || evidence !== undefined,
     lock: values.get('lock') !== 'off',
     uid: number('uid', process.getuid!()),
     gid: number('gid', process.getgid!()),
@@ -132,18 +148,84 @@ export function configure({ paths, values }: CommandLine): MountConfig {
   };
 }
 
+/** The overlay's path, or TEMPORARY. Throws ImageError('usage') for what it cannot be put on. */
+function overlayPlace(values: OptionValues, images: readonly string[]): string | undefined {
+  const given = values.get('overlay');
+  if (given === undefined) return undefined;
+  if (images.length > 1) {
+    throw new ImageError('usage', `--overlay: is for one image, ${images.length} were named`, {
+      hint: 'Make a mount for each.',
+    });
+  }
+  if (given !== TEMPORARY) return resolve(given);
+  if (values.has('ro')) {
+    throw new ImageError('usage', `--overlay=${TEMPORARY} and --ro: nothing could be written to it`);
+  }
+  return TEMPORARY;
+}
+
+/** How parents are found. */
+export function chainPolicy(values: OptionValues, lists: OptionLists): ChainPolicy {
+  const paths = (name: string): string[] => (lists.get(name) ?? []).map((path) => resolve(path));
+  return { parents: paths('parent'), parentDirs: paths('parent-dir'), force: values.has('force-parent') };
+}
+
+/** What evidence mode asks for; undefined without it. Throws ImageError('usage') for what does not go with it. */
+function evidenceSettings(
+  values: OptionValues,
+  images: readonly string[],
+  mountpoint: string,
+): EvidenceSettings | undefined {
+  if (!values.has('evidence')) {
+    const stray = ['record', 'hash'].find((name) => values.has(name));
+    if (stray === undefined) return undefined;
+    throw new ImageError('usage', `--${stray}: is for evidence`, { hint: 'Say --evidence as well.' });
+  }
+  for (const name of ['rw', 'overlay']) {
+    if (!values.has(name)) continue;
+    throw new ImageError('usage', `--evidence and --${name}: evidence is only read`, {
+      hint: 'Leave out one of the two. For mount(8) and fstab, which add rw by themselves: -o ro,evidence.',
+    });
+  }
+  const writes = ['record', 'log-file', 'pid-file'].filter((name) => values.has(name));
+  const realImages = images.map(realPath);
+  for (const name of writes) {
+    const path = resolve(values.get(name)!);
+    if (realImages.includes(realPath(path))) {
+      throw new ImageError('usage', `--${name}: ${path} is evidence, and would be written to`);
+    }
+  }
+  const record = values.get('record');
+  const path = record === undefined ? undefined : realPath(resolve(record));
+  if (path !== undefined && (path === mountpoint || path.startsWith(`${mountpoint}/`))) {
+    throw new ImageError('usage', `--record: ${path} is in the mountpoint, which hides it`);
+  }
+  return {
+    record: path,
+    hash: (values.get('hash') ?? 'now') as HashMode,
+    version: VERSION,
+    commandLine: ['vdisk-mount', ...process.argv.slice(2)],
+    watched: process.stderr.isTTY,
+  };
+}
+
+/** With its directory resolved; what is not there, as it is written. */
+function realPath(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    // A file that is yet to be made.
+  }
+  try {
+    return join(realpathSync(dirname(path)), basename(path));
+  } catch {
+    return path;
+  }
+}
+
 /** The mountpoint's absolute path. Only its directory is resolved: the last part may be a dead mount. */
 function resolveMountpoint(given: string): string {
   if (/^\/dev\/fd\/\d+$/.test(given)) return given;
-  const absolute = resolve(given);
-  try {
-    return realpathSync(absolute);
-  } catch {
-    // A dead mount, or nothing: the daemon says which.
-  }
-  try {
-    return join(realpathSync(dirname(absolute)), basename(absolute));
-  } catch {
-    return absolute;
-  }
+  // A dead mount's last part cannot be resolved: the daemon says what it is.
+  return realPath(resolve(given));
 }

@@ -16,7 +16,8 @@ const EXAMPLES = [
 
 const EPILOGUE =
   `Formats: ${DRIVERS.map((driver) => driver.id).join(', ')}. ` +
-  'Exit status: 0 mounted, 1 usage or permission, 2 system error, 4 internal bug, 8 interrupted, 32 mount failure.';
+  'Exit status: 0 mounted, 1 usage or permission, 2 system error, 4 internal bug, 8 interrupted, 32 mount failure, ' +
+  '200 evidence that has changed (of the daemon, which has the command as its parent only with -f).';
 
 /** What `vdisk-mount --help` prints. */
 export async function mountHelp(): Promise<string> {

@@ -6,6 +6,7 @@
 import { availableParallelism } from 'node:os';
 import { ImageError } from '../base/errors.ts';
 import { parseSize } from '../base/units.ts';
+import { HASH_MODES } from '../evidence/record.ts';
 import { DRIVERS } from '../formats/registry.ts';
 
 export interface OptionSpec {
@@ -15,11 +16,15 @@ export interface OptionSpec {
   readonly value?: 'TEXT' | 'PATH' | 'SIZE' | 'NUMBER' | 'OCTAL';
   readonly choices?: readonly string[];
   readonly doc: string;
+  /** It can be given several times, and each counts. */
+  readonly repeatable?: true;
   /** In words, for the documentation. */
   readonly default?: string;
 }
 
 export type OptionValues = Map<string, string>;
+/** The values of options that are repeatable, in the order given. */
+export type OptionLists = Map<string, string[]>;
 
 const formatIds = DRIVERS.map((driver) => driver.id);
 
@@ -32,6 +37,22 @@ export const MOUNT_OPTIONS: readonly OptionSpec[] = [
     short: 'r',
     doc: 'read-only: the image is not changed, not even by cleaning up after a crash',
   },
+  {
+    name: 'evidence',
+    doc: 'ro,noexec, access times left alone; the files are hashed, and compared at the end',
+  },
+  {
+    name: 'record',
+    value: 'PATH',
+    doc: 'with --evidence: a new file with who, when, what, hashes, and at the end whether all is as it was',
+  },
+  {
+    name: 'hash',
+    value: 'TEXT',
+    choices: HASH_MODES,
+    doc: 'with --evidence: when files and disks are hashed',
+    default: 'now',
+  },
   { name: 'rw', short: 'w', doc: 'for reading and writing', default: 'where the image can be written' },
   { name: 'sync', doc: 'each write is on stable storage when it returns' },
   {
@@ -40,6 +61,27 @@ export const MOUNT_OPTIONS: readonly OptionSpec[] = [
     choices: formatIds,
     doc: 'the format of the images, instead of recognizing it by content',
   },
+  {
+    name: 'parent',
+    value: 'PATH',
+    repeatable: true,
+    doc: 'a parent of the images, where it is not where they say; repeatable, the nearest parent first',
+  },
+  {
+    name: 'parent-dir',
+    value: 'PATH',
+    repeatable: true,
+    doc: 'a directory in which parents may lie, and are looked for; repeatable',
+    default: "the first image's own",
+  },
+  { name: 'force-parent', doc: 'take a parent that is not the recorded one, only for reading' },
+  {
+    name: 'overlay',
+    value: 'PATH',
+    doc: 'write to this file, and leave the image as it is; "tmp": to one that is gone at the end',
+  },
+  { name: 'layers', doc: 'show each parent as well, read-only: disk.parent1.raw, …' },
+  { name: 'partitions', doc: 'show each partition as well: disk.p1, disk.p2, …' },
   { name: 'allow-other', doc: 'let other users see the mount (not root: needs user_allow_other)' },
   { name: 'uid', value: 'NUMBER', doc: 'owner of the files shown', default: 'you' },
   { name: 'gid', value: 'NUMBER', doc: 'group of the files shown', default: 'yours' },
@@ -122,10 +164,15 @@ const usage = (message: string, hint?: string): ImageError =>
   new ImageError('usage', message, hint === undefined ? {} : { hint });
 
 /**
- * Reads the words of `-o` into `values`. Throws ImageError('usage') for a word that nobody knows, unless
- * `sloppy` (mount -s).
+ * Reads the words of `-o` into `values`, and those that are repeatable into `lists`. Throws ImageError('usage') for a
+ * word that nobody knows, unless `sloppy` (mount -s).
  */
-export function readOptionWords(words: readonly string[], values: OptionValues, sloppy = false): void {
+export function readOptionWords(
+  words: readonly string[],
+  values: OptionValues,
+  lists: OptionLists,
+  sloppy = false,
+): void {
   for (const word of words) {
     const equals = word.indexOf('=');
     const key = (equals < 0 ? word : word.slice(0, equals)).replaceAll('_', '-');
@@ -141,13 +188,23 @@ export function readOptionWords(words: readonly string[], values: OptionValues, 
     // The last of the two holds, as in mount(8).
     if (key === 'ro') values.delete('rw');
     if (key === 'rw') values.delete('ro');
-    values.set(spec.name, equals < 0 ? 'true' : word.slice(equals + 1));
+    if (spec.repeatable === true) addTo(lists, spec.name, [word.slice(equals + 1)]);
+    else values.set(spec.name, equals < 0 ? 'true' : word.slice(equals + 1));
   }
 }
 
+/** Adds values of a repeatable option behind those that are there. */
+export function addTo(lists: OptionLists, name: string, more: readonly string[]): void {
+  lists.set(name, [...(lists.get(name) ?? []), ...more]);
+}
+
 /** Checks every value against its option. Throws ImageError('usage') naming the option, expected and found. */
-export function checkValues(values: OptionValues): void {
-  for (const [name, value] of values) {
+export function checkValues(values: OptionValues, lists: OptionLists = new Map()): void {
+  const all = [
+    ...values,
+    ...[...lists].flatMap(([name, some]) => some.map((value) => [name, value] as const)),
+  ];
+  for (const [name, value] of all) {
     const spec = MOUNT_OPTIONS.find((option) => option.name === name);
     if (spec === undefined) continue;
     if (spec.choices !== undefined && !spec.choices.includes(value)) {

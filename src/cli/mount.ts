@@ -4,6 +4,7 @@ import { ImageError } from '../base/errors.ts';
 import type { MountConfig } from '../daemon/config.ts';
 import { exitCodeOf, exitCodeOfEnd, INTERRUPTED, OK } from '../daemon/exit-code.ts';
 import { INHERITED_DEVICE, startDaemon } from '../daemon/launch.ts';
+import { ProgressLine } from './progress-line.ts';
 
 /** Words that say that no daemon in the background is wanted. It is only a guess, for speed. */
 const STAYS = /^(-[a-zA-Z]*[fdhV]|--(foreground|debug|help|version))$|^(-o)?(.*,)?(foreground|debug)(,|$)/;
@@ -30,7 +31,10 @@ async function run(args: readonly string[], begin: () => void): Promise<number> 
     begin();
     if (config.foreground) return await serveInForeground(config);
     const mountpoint = device === undefined ? config.mountpoint : `/dev/fd/${INHERITED_DEVICE}`;
-    const notices = await (daemon ?? startDaemon(device)).mount({ ...config, mountpoint });
+    const progress = new ProgressLine('vdisk-mount');
+    const notices = await (daemon ?? startDaemon(device))
+      .mount({ ...config, mountpoint }, (text) => progress.show(text))
+      .finally(() => progress.clear());
     for (const notice of notices) process.stderr.write(`vdisk-mount: warning: ${notice}\n`);
     return OK;
   } finally {
@@ -52,7 +56,11 @@ async function serveInForeground(config: MountConfig): Promise<number> {
     import('../daemon/serve.ts'),
   ]);
   const log = openLog({ to: config.logFile ?? 'stderr', level: config.verbose ? 'debug' : 'info' });
-  const end = await serveMount(config, { log, ready: () => {} });
+  const line = new ProgressLine('vdisk-mount');
+  const progress = (text: string): void => line.show(text);
+  const end = await serveMount(config, { log, ready: () => line.clear(), progress }).finally(() =>
+    line.clear(),
+  );
   return exitCodeOfEnd(end);
 }
 
@@ -73,9 +81,11 @@ export async function main(args: readonly string[]): Promise<number> {
     });
   } catch (problem) {
     const cause = ImageError.from(problem, 'bug');
-    const error = interrupted ? new ImageError('interrupted', 'interrupted') : cause;
+    // What a signal ended in may be more than that.
+    const error =
+      interrupted && cause.kind !== 'changed' ? new ImageError('interrupted', 'interrupted') : cause;
     process.stderr.write(`vdisk-mount: ${error.message}\n`);
-    if (error.hint !== undefined) process.stderr.write(`  ${error.hint}\n`);
+    for (const line of error.explanation) process.stderr.write(`  ${line}\n`);
     if (error.kind === 'bug' && problem instanceof Error) process.stderr.write(`${problem.stack}\n`);
     return exitCodeOf(error.kind);
   } finally {

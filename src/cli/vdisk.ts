@@ -2,16 +2,19 @@
 
 import yargs from 'yargs';
 import { ImageError } from '../base/errors.ts';
+import { ALGORITHMS } from '../evidence/algorithms.ts';
 import { CHECK_STATUS, check, NOT_CHECKED } from './check.ts';
-import { complain, imageArguments, takeImageArguments } from './image-arguments.ts';
+import { hash } from './hash.ts';
+import { complain, imageArguments, takeImageArguments, takeParentArguments } from './image-arguments.ts';
 import { info } from './info.ts';
+import { VERIFY_STATUS, verify } from './verify.ts';
 import { VERSION } from './version.ts';
 
 const OK = 0;
 const FAILED = 1;
 const USAGE = 2;
 
-/** Runs vdisk; returns its exit status: 0 done, 1 failed, 2 usage, but those of qemu-img check for `check`. */
+/** Runs vdisk; returns its exit status: 0 done, 1 failed, 2 usage, but what `check` and `verify` say of theirs. */
 export async function main(args: readonly string[]): Promise<number> {
   let status = OK;
   const parser = yargs([...args])
@@ -22,8 +25,8 @@ export async function main(args: readonly string[]): Promise<number> {
       'info <images..>',
       'say what an image is',
       (command) => {
-        takeImageArguments(command)
-          .example('$0 info disk.vhdx', 'format, sizes, identity, log state, warnings')
+        takeParentArguments(takeImageArguments(command))
+          .example('$0 info disk.vhdx', 'format, sizes, identity, parents, log state, warnings')
           .example('$0 info --json *.vdi', 'the same for programs');
       },
       (parsed) => {
@@ -42,6 +45,37 @@ export async function main(args: readonly string[]): Promise<number> {
       },
       (parsed) => {
         status = check(imageArguments(parsed));
+      },
+    )
+    .command(
+      'hash <images..>',
+      'digests of the files of an image, parents included, and of its content',
+      (command) => {
+        takeParentArguments(takeImageArguments(command));
+        for (const name of ALGORITHMS)
+          command.option(name, { type: 'boolean', describe: name.toUpperCase() });
+        command
+          .example('$0 hash disk.vhdx', 'SHA-256 of the file and of the disk in it')
+          .example('$0 hash --md5 --sha1 disk.vhd', 'others instead');
+      },
+      async (parsed) => {
+        const named = ALGORITHMS.filter((name) => parsed[name] === true);
+        const algorithms = named.length === 0 ? (['sha256'] as const) : named;
+        status = await hash({ ...imageArguments(parsed), algorithms });
+      },
+    )
+    .command(
+      'verify <record>',
+      'look whether all is still as the record of an evidence mount says',
+      (command) => {
+        command
+          .positional('record', { type: 'string', describe: 'file that --record wrote' })
+          .option('json', { type: 'boolean', describe: 'a JSON object on stdout' })
+          .example('$0 verify case-7.json', 'hashes files and disks again')
+          .epilogue(VERIFY_STATUS);
+      },
+      async (parsed) => {
+        status = await verify(String(parsed['record']), parsed['json'] === true);
       },
     )
     .demandCommand(1, 'a command is needed')

@@ -8,13 +8,15 @@ import { ImageError, type WireError } from '../base/errors.ts';
 import { dismissSpares } from '../transport/kernel/workers.ts';
 import type { MountConfig } from './config.ts';
 import { exitCodeOf, exitCodeOfEnd, OK } from './exit-code.ts';
-import { openLog } from './log.ts';
+import { type Log, openLog } from './log.ts';
 import { serveMount } from './serve.ts';
 
 const STATUS_FD = 3;
 
 /** What the parent is told. Notices are warnings met while coming up. */
 export type StartReport =
+  /** How far it is; more follows. */
+  | { readonly outcome: 'progress'; readonly text: string }
   | { readonly outcome: 'ready'; readonly notices: readonly string[] }
   | { readonly outcome: 'failed'; readonly error: WireError };
 
@@ -31,29 +33,36 @@ export async function serveInBackground(): Promise<number> {
   let told = false;
   const notices: string[] = [];
   const tell = (report: StartReport): void => {
-    told = true;
     writeSync(STATUS_FD, `${JSON.stringify(report)}\n`);
+    if (report.outcome === 'progress') return;
+    told = true;
     closeSync(STATUS_FD);
   };
+  let log: Log | undefined;
   try {
-    const log = openLog({ to: config.logFile ?? 'syslog', level: config.verbose ? 'debug' : 'info' });
-    const hooked = Object.create(log, {
+    const opened = openLog({ to: config.logFile ?? 'syslog', level: config.verbose ? 'debug' : 'info' });
+    log = opened;
+    const hooked = Object.create(opened, {
       warn: {
         value: (text: string) => {
           if (!told) notices.push(text);
-          log.warn(text);
+          opened.warn(text);
         },
       },
-    }) as typeof log;
+    }) as Log;
     const end = await serveMount(config, {
       log: hooked,
       ready: () => tell({ outcome: 'ready', notices }),
+      progress: (text) => {
+        if (!told) tell({ outcome: 'progress', text });
+      },
     });
     return exitCodeOfEnd(end);
   } catch (problem) {
     dismissSpares();
     const error = ImageError.from(problem, 'bug');
-    if (!told) tell({ outcome: 'failed', error: error.toWire() });
+    if (told) log?.error(error.message);
+    else tell({ outcome: 'failed', error: error.toWire() });
     return exitCodeOf(error.kind);
   }
 }

@@ -1,6 +1,7 @@
 /** What one mount is to be: plain data, made by the command line, sent to the daemon's process. */
 
 import type { ChainPolicy } from '../chain/policy.ts';
+import type { EvidenceSettings } from '../evidence/custody.ts';
 import type { FormatId } from '../image/driver.ts';
 import type { TransportName } from '../transport/transport.ts';
 
@@ -14,7 +15,15 @@ export interface MountConfig {
   readonly formatOptions: readonly (readonly [string, string])[];
   /** How parents are found. */
   readonly chain: ChainPolicy;
+  /** Parents are shown too, each as a raw file of its own. */
+  readonly layers: boolean;
+  /** Partitions are shown too, each as a file of its own. */
+  readonly partitions: boolean;
   readonly readOnly: boolean;
+  /** What takes the writes in place of the only image: an absolute path, or "tmp" (chain/overlay.ts). */
+  readonly overlay: string | undefined;
+  /** The images are evidence: nothing of them changes, and a record may say so. Implies `readOnly`. */
+  readonly evidence: EvidenceSettings | undefined;
   /** Each write is stable when it returns. */
   readonly sync: boolean;
   readonly transport: TransportName;

@@ -14,6 +14,11 @@ export const INTERNAL = 4;
 export const INTERRUPTED = 8;
 /** Mount failure. */
 export const MOUNT_FAILURE = 32;
+/**
+ * Ours: what was mounted as evidence has changed. No sum of mount(8)'s codes (at most 127), and nothing by which a
+ * shell tells of a signal (129 to 192).
+ */
+export const EVIDENCE_CHANGED = 200;
 
 export function exitCodeOf(kind: ErrorKind): number {
   switch (kind) {
@@ -26,6 +31,8 @@ export function exitCodeOf(kind: ErrorKind): number {
       return INTERNAL;
     case 'interrupted':
       return INTERRUPTED;
+    case 'changed':
+      return EVIDENCE_CHANGED;
     default:
       return MOUNT_FAILURE;
   }

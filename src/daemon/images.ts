@@ -3,9 +3,11 @@
 import { fstatSync } from 'node:fs';
 import { basename, extname } from 'node:path';
 import { ImageError } from '../base/errors.ts';
+import { shownPath } from '../base/text.ts';
 import { guestOffset } from '../base/units.ts';
-import { openParents } from '../chain/chain.ts';
+import { openParents, unusedParents } from '../chain/chain.ts';
 import { type Layer, type LayerContext, openContextOf, openLayer } from '../chain/layer.ts';
+import { openOverlay, sizeWithOverlay } from '../chain/overlay.ts';
 import { NAME_BYTES } from '../fuse/filesystem.ts';
 import { type FileSeed, timeOf } from '../fuse/tree.ts';
 import type { Image, Report } from '../image/driver.ts';
@@ -18,12 +20,19 @@ export interface OpenedImage extends Layer {
   readonly parents: readonly Layer[];
   /** What `Image.prepareEdit` gave; undefined where the image is only read. */
   readonly edit: unknown;
+  /** Where this is an overlay: the image that the user named, the first of the parents. */
+  readonly overlaid?: Layer;
 }
 
 export type OpenConfig = Pick<
   MountConfig,
   'images' | 'format' | 'formatOptions' | 'lock' | 'readOnly' | 'chain'
->;
+> & {
+  /** See MountConfig. */
+  readonly overlay?: string | undefined;
+  /** See LayerContext. */
+  readonly noAtime?: boolean;
+};
 
 export function closeImages(opened: readonly OpenedImage[]): void {
   for (const { source, parents } of opened) for (const file of [{ source }, ...parents]) file.source.close();
@@ -40,6 +49,10 @@ export function openImages(config: OpenConfig, report: Report): OpenedImage[] {
     for (const path of config.images) {
       const access = config.readOnly ? 'read' : 'write';
       opened.push(openOne(path, access, config, tables, report));
+    }
+    const parents = opened.flatMap((image) => image.parents);
+    for (const path of unusedParents(config.chain, parents)) {
+      report(`--parent=${shownPath(path)}: no image has this file as a parent`);
     }
     return opened;
   } catch (problem) {
@@ -64,6 +77,7 @@ function openOne(
     lock,
     report: (text) => notices.push(text),
     holders: holdersOfFile,
+    noAtime: config.noAtime === true,
   };
   let opened: OpenedImage;
   try {
@@ -74,7 +88,7 @@ function openOne(
     opened = openAs('read', path, config, context);
     notices.push(`${problem.message}; mounted read-only`);
   }
-  for (const text of notices) report(text);
+  for (const text of new Set(notices)) report(text);
   return opened;
 }
 
@@ -87,6 +101,7 @@ function openAs(
   config: OpenConfig,
   context: LayerContext,
 ): OpenedImage {
+  if (config.overlay !== undefined) return openOverlaid(access, path, config.overlay, config, context);
   let top: Layer;
   try {
     top = openLayer(path, access, config.format, context);
@@ -106,6 +121,37 @@ function openAs(
     return { ...top, parents, edit: prepareEdit(top, context) };
   } catch (problem) {
     for (const { source } of [top, ...parents]) source.close();
+    throw problem;
+  }
+}
+
+/** The image read-only, and the overlay on it. */
+function openOverlaid(
+  access: 'read' | 'write',
+  path: string,
+  place: string,
+  { format, chain }: OpenConfig,
+  context: LayerContext,
+): OpenedImage {
+  const base = openLayer(path, 'read', format, context);
+  const opened = [base];
+  try {
+    const { layers, readOnly: doubt } = openParents(base, chain, context);
+    opened.push(...layers);
+    if (doubt !== undefined && access === 'write') {
+      throw new ImageError('mismatched', `${path}: ${doubt}: no overlay is built upon it`, {
+        hint: 'It can be read: mount it with -o ro, without the overlay.',
+      });
+    }
+    const parents = [...opened];
+    const { layer, readOnly } = openOverlay(base, layers, { place, access, force: chain.force }, context);
+    opened.push(layer);
+    const overlay = { ...layer, parents, overlaid: base };
+    if (access === 'read') return { ...overlay, edit: undefined };
+    if (readOnly !== undefined) throw new ReadOnlyImage(`${path}: ${readOnly}`);
+    return { ...overlay, edit: prepareEdit(layer, context) };
+  } catch (problem) {
+    for (const { source } of opened) source.close();
     throw problem;
   }
 }
@@ -142,36 +188,78 @@ export function exposedNames(paths: readonly string[]): string[] {
   const taken = new Set<string>();
   return paths.map((path, index) => {
     const shared = stems.filter((other) => other === stems[index]).length > 1;
-    const base = shared ? basename(path) : stems[index]!;
-    let name = fitted(base, '.raw');
-    for (let number = 2; taken.has(name); number += 1) name = fitted(base, `-${number}.raw`);
-    taken.add(name);
-    return name;
+    return unusedName(shared ? basename(path) : stems[index]!, '.raw', taken);
   });
 }
 
-export function fileSeeds(opened: readonly OpenedImage[]): FileSeed[] {
-  const names = exposedNames(opened.map(({ path }) => path));
-  return opened.map(({ path, source, image, parents, edit }, index) => {
+/** "disk.raw", or "disk-2.raw" where that is taken; from now on it is. */
+export function unusedName(base: string, suffix: string, taken: Set<string>): string {
+  let name = fitted(base, suffix);
+  for (let number = 2; taken.has(name); number += 1) name = fitted(base, `-${number}${suffix}`);
+  taken.add(name);
+  return name;
+}
+
+/** A raw file of the mount. */
+export interface ExposedFile {
+  readonly name: string;
+  /** The image, then its parents, nearest first. */
+  readonly layers: readonly [Layer, ...Layer[]];
+  /** Whose disk it is to users: the first of the layers, or the image under the overlay. */
+  readonly shown: Layer;
+  /** See OpenedImage. */
+  readonly edit: unknown;
+}
+
+/** What the mount shows of the images: each disk; with `layers` each of its parents as well, as "disk.parent1.raw". */
+export function exposedFiles(opened: readonly OpenedImage[], layers: boolean): ExposedFile[] {
+  const names = exposedNames(opened.map((top) => (top.overlaid ?? top).path));
+  const taken = new Set(names);
+  return opened.flatMap((top, index) => {
+    const base = names[index]!.slice(0, -'.raw'.length);
+    const disk: ExposedFile = {
+      name: names[index]!,
+      layers: [top, ...top.parents],
+      shown: top.overlaid ?? top,
+      edit: top.edit,
+    };
+    if (!layers) return [disk];
+    const below = top.parents.map(
+      (parent, at): ExposedFile => ({
+        name: unusedName(`${base}.parent${at + 1}`, '.raw', taken),
+        layers: [parent, ...top.parents.slice(at + 1)],
+        shown: parent,
+        edit: undefined,
+      }),
+    );
+    return [disk, ...below];
+  });
+}
+
+export function fileSeeds(files: readonly ExposedFile[]): FileSeed[] {
+  return files.map(({ name, layers: [top, ...parents], shown, edit }) => {
+    const { image, source } = top;
     const shared = source.share();
     const stat = fstatSync(shared.fd, { bigint: true });
-    const top = { image: edit === undefined ? image.share() : { ...image.share(), edit }, source: shared };
     return {
-      name: names[index]!,
-      size: image.virtualSize,
+      name,
+      size: top === shown ? image.virtualSize : sizeWithOverlay(shown, top),
       layers: [
-        top,
+        { image: edit === undefined ? image.share() : { ...image.share(), edit }, source: shared },
         ...parents.map((parent) => ({ image: parent.image.share(), source: parent.source.share() })),
       ],
       writable: edit !== undefined,
       times: { atime: timeOf(stat.atimeNs), mtime: timeOf(stat.mtimeNs), ctime: timeOf(stat.ctimeNs) },
       blockSize: 4096,
-      attributes: attributesOf(path, image),
+      attributes:
+        top === shown
+          ? attributesOf(top, parents)
+          : [...attributesOf(shown, parents.slice(1)), ['user.vdisk.overlay', top.path]],
     };
   });
 }
 
-function attributesOf(path: string, image: Image): [string, string][] {
+function attributesOf({ path, image }: Layer, parents: readonly Layer[]): [string, string][] {
   const pairs: [string, string][] = [
     ['format', image.format],
     ['variant', image.variant],
@@ -180,6 +268,8 @@ function attributesOf(path: string, image: Image): [string, string][] {
     ['physical-sector-size', `${image.physicalSectorSize}`],
     ['block-size', `${image.blockSize}`],
     ['source', path],
+    ['chain-depth', `${1 + parents.length}`],
+    ...parents.map((parent, at): [string, string] => [`parent${at + 1}`, parent.path]),
     ...image.facts,
   ];
   return pairs.map(([name, value]) => [`user.vdisk.${name}`, value]);
@@ -192,26 +282,28 @@ const COUNT_BUDGET_MS = 20;
 const COUNT_LIMIT_MS = 10_000;
 
 /**
- * Counts what each image allocates into `allocated` (st_blocks), and no more than the image file itself takes:
- * blocks have holes where it is sparse. Small images are counted before this returns, large ones in the
+ * Counts what the images of each file allocate into `allocated` (st_blocks), and no more than the image file itself
+ * takes: blocks have holes where it is sparse. Small images are counted before this returns, large ones in the
  * background, in slices; until then what the image file takes stands for it.
  * Returns a function that stops the counting.
  */
 export function countAllocation(
-  opened: readonly OpenedImage[],
+  files: readonly ExposedFile[],
   allocated: SharedArrayBuffer,
   report: Report,
 ): () => void {
   const counts = new Float64Array(allocated);
-  const steps = opened.flatMap((top, index) =>
-    [top, ...top.parents].map(({ image, source }) => {
-      const estimate = source.allocated;
-      counts[index]! += estimate;
-      return counter(image, (bytes) => {
-        counts[index]! -= estimate - Math.min(bytes, source.allocated);
-      });
-    }),
-  );
+  const showing = new Map<Layer, number[]>();
+  files.forEach(({ layers }, index) => {
+    for (const layer of layers) showing.set(layer, [...(showing.get(layer) ?? []), index]);
+  });
+  const steps = [...showing].map(([{ image, source }, indices]) => {
+    const estimate = source.allocated;
+    for (const index of indices) counts[index]! += estimate;
+    return counter(image, (bytes) => {
+      for (const index of indices) counts[index]! -= estimate - Math.min(bytes, source.allocated);
+    });
+  });
   let stopped = false;
   const run = (deadline: number): void => {
     while (!stopped && steps.length > 0 && performance.now() < deadline) {

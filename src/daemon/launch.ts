@@ -15,9 +15,10 @@ const ENTRY = fileURLToPath(new URL('./main.js', import.meta.url));
 export interface WaitingDaemon {
   /**
    * Tells it. Returns the notices it gave when its mount is usable; throws the ImageError that kept it from
-   * coming up. A signal to this process meanwhile ends the daemon as well.
+   * coming up. A signal to this process meanwhile ends the daemon as well. `progress` is told how far it is, where
+   * that takes long.
    */
-  mount(config: MountConfig): Promise<readonly string[]>;
+  mount(config: MountConfig, progress: (text: string) => void): Promise<readonly string[]>;
   /** Lets it go without a word. */
   dismiss(): void;
 }
@@ -32,7 +33,8 @@ export function startDaemon(device?: number): WaitingDaemon {
     detached: true,
     stdio: ['pipe', 'ignore', 'ignore', 'pipe', device ?? 'ignore'],
   });
-  const status = statusLine(child);
+  let progress: (text: string) => void = () => {};
+  const status = finalReport(child, (text) => progress(text));
   // Nobody may be waiting for it yet.
   status.catch(() => {});
   const stdin = child.stdin!;
@@ -44,16 +46,22 @@ export function startDaemon(device?: number): WaitingDaemon {
       child.unref();
       (child.stdio[3] as unknown as { destroy(): void }).destroy();
     },
-    async mount(config) {
-      const stop = (): void => {
+    async mount(config, onProgress) {
+      progress = onProgress;
+      let stopped: NodeJS.Signals | undefined;
+      const stop = (signal: NodeJS.Signals): void => {
+        stopped = signal;
         child.kill('SIGTERM');
       };
       process.once('SIGINT', stop);
       process.once('SIGTERM', stop);
       try {
         stdin.end(JSON.stringify(config));
-        const report = JSON.parse(await status) as StartReport;
+        const report = await status;
         if (report.outcome === 'failed') throw ImageError.fromWire(report.error);
+        // It was ready when the signal came to it: it ends all the same.
+        if (stopped !== undefined)
+          throw new ImageError('interrupted', `${stopped}: the mount was ended again`);
         return report.notices;
       } finally {
         process.off('SIGINT', stop);
@@ -64,21 +72,32 @@ export function startDaemon(device?: number): WaitingDaemon {
   };
 }
 
-function statusLine(child: ReturnType<typeof spawn>): Promise<string> {
+/** What a daemon says at last of its start; `progress` gets what it says before. */
+function finalReport(
+  child: ReturnType<typeof spawn>,
+  progress: (text: string) => void,
+): Promise<Exclude<StartReport, { outcome: 'progress' }>> {
   const status = child.stdio[3] as NodeJS.ReadableStream & { destroy(): void };
   return new Promise((resolve, reject) => {
     let text = '';
+    let concluded = false;
     status.setEncoding('utf8');
     status.on('data', (piece: string) => {
-      text += piece;
-      const end = text.indexOf('\n');
-      if (end < 0) return;
-      status.destroy();
-      resolve(text.slice(0, end));
+      const lines = (text + piece).split('\n');
+      text = lines.pop()!;
+      for (const line of lines) {
+        const report = JSON.parse(line) as StartReport;
+        if (report.outcome === 'progress') progress(report.text);
+        else {
+          concluded = true;
+          status.destroy();
+          resolve(report);
+        }
+      }
     });
     child.on('error', (problem) => reject(ImageError.from(problem, 'io', 'the daemon cannot be started')));
     child.on('exit', (code, signal) => {
-      if (text.includes('\n')) return;
+      if (concluded) return;
       reject(
         new ImageError('bug', `the daemon ended before its mount was ready (${signal ?? `code ${code}`})`),
       );

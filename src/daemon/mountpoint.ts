@@ -31,6 +31,9 @@ export function mountShape(config: MountConfig, report: Report): 'directory' | '
     if (config.images.some((image) => isSameFile(image, stat))) {
       throw refuse(`${mountpoint}: is the image itself, which the mount would hide`);
     }
+    if (config.layers) {
+      throw refuse(`${mountpoint}: is a file, which cannot show layers`, 'Mount on a directory instead.');
+    }
     if (config.images.length === 1) return 'file';
     throw refuse(
       `${mountpoint}: is a file, which can show one image only; ${config.images.length} were given`,

@@ -5,6 +5,8 @@
 
 import { writeFileSync } from 'node:fs';
 import { ImageError } from '../base/errors.ts';
+import { Custody, type HashControl } from '../evidence/custody.ts';
+import { progressTo } from '../evidence/progress.ts';
 import { Counters } from '../fuse/counters.ts';
 import { isWritable, type TreeSeed, timeOf } from '../fuse/tree.ts';
 import { IoGate } from '../shared/io-gate.ts';
@@ -13,16 +15,28 @@ import { kernelTransport } from '../transport/kernel/session.ts';
 import { dismissSpares } from '../transport/kernel/workers.ts';
 import type { Mount, MountEnd, MountRequest, Transport, TransportName } from '../transport/transport.ts';
 import type { MountConfig } from './config.ts';
-import { closeImages, countAllocation, fileSeeds, type OpenedImage, openImages } from './images.ts';
+import {
+  closeImages,
+  countAllocation,
+  type ExposedFile,
+  exposedFiles,
+  exposedNames,
+  fileSeeds,
+  type OpenedImage,
+  openImages,
+} from './images.ts';
 import { Keeper } from './keeper.ts';
 import type { Log } from './log.ts';
 import { mountShape } from './mountpoint.ts';
+import { withPartitions } from './partitions.ts';
 import { removePidFile, Stopper } from './stopper.ts';
 
 export interface ServeHooks {
   readonly log: Log;
   /** The mount is usable. */
   readonly ready: () => void;
+  /** How far hashing is: called often, where evidence is hashed and somebody watches. */
+  readonly progress?: (text: string) => void;
 }
 
 async function transportOf(name: TransportName): Promise<Transport> {
@@ -34,22 +48,30 @@ async function transportOf(name: TransportName): Promise<Transport> {
 
 /**
  * Opens the images, mounts them and serves until the end. Returns how it ended; throws ImageError where it
- * never began, with nothing left open or mounted: 'interrupted' where a signal kept it from beginning.
+ * never began, with nothing left open or mounted: 'interrupted' where a signal kept it from beginning. Evidence is
+ * compared at the end: 'changed' where it is not what it was.
  */
-export async function serveMount(config: MountConfig, hooks: ServeHooks): Promise<MountEnd> {
-  const { log } = hooks;
+export async function serveMount(config: MountConfig, given: ServeHooks): Promise<MountEnd> {
+  let hooks = given;
   // What ps and the holders in our own messages show: not "node".
   process.title = 'vdisk-mount';
-  const stopper = new Stopper(config, log);
+  const stopper = new Stopper(config, given.log);
   let opened: readonly OpenedImage[] = [];
+  let custody: Custody | undefined;
   let stopCounting = (): void => {};
   try {
-    const shape = mountShape(config, (text) => log.info(text));
-    opened = openImages(config, (text) => log.warn(text));
-    const allocated = new SharedArrayBuffer(opened.length * 8);
-    stopCounting = countAllocation(opened, allocated, (text) => log.warn(text));
+    const shape = mountShape(config, (text) => given.log.info(text));
+    custody = custodyOf(config, given.log);
+    if (custody !== undefined) hooks = { ...given, log: notedLog(given.log, custody) };
+    const { log } = hooks;
+    const noAtime = custody !== undefined;
+    opened = openImages({ ...config, noAtime }, (text) => log.warn(text));
+    const files = exposedFiles(opened, config.layers);
+    const allocated = new SharedArrayBuffer(files.length * 8);
+    stopCounting = countAllocation(files, allocated, (text) => log.warn(text));
     const transport = await transportOf(config.transport);
-    const request = mountRequest(config, hooks, shape, opened, allocated);
+    const request = mountRequest(config, hooks, shape, opened, files, allocated);
+    await custody?.take(heldImages(opened), request.tree.pool, hashControl(config, given, stopper));
     const mount = await transport.mount(request);
     if (stopper.interruptedBy !== undefined) {
       mount.unmount('force');
@@ -57,6 +79,7 @@ export async function serveMount(config: MountConfig, hooks: ServeHooks): Promis
       throw new ImageError('interrupted', stopper.interruptedBy);
     }
     stopper.watch(mount);
+    custody?.served();
     const { tree, threads } = request;
     const keeper = isWritable(tree)
       ? new Keeper(tree, threads, log, (reason) => mount.abandon(reason))
@@ -68,6 +91,10 @@ export async function serveMount(config: MountConfig, hooks: ServeHooks): Promis
       return end;
     }
     const clean = keeper === undefined || (await keeper.close());
+    if (custody !== undefined) {
+      stopper.beginLastWork('the evidence is being compared with what it was');
+      await custody.close(end?.how ?? 'failed', hashControl(config, given, stopper));
+    }
     if (outcome.status === 'rejected') throw outcome.reason;
     return clean ? outcome.value : { how: 'failed', reason: 'an image was not left clean' };
   } catch (problem) {
@@ -77,8 +104,49 @@ export async function serveMount(config: MountConfig, hooks: ServeHooks): Promis
   } finally {
     stopCounting();
     stopper.close();
+    custody?.drop();
     closeImages(opened);
   }
+}
+
+function custodyOf(config: MountConfig, log: Log): Custody | undefined {
+  if (config.evidence === undefined) return undefined;
+  return new Custody(config.evidence, {
+    mountpoint: config.mountpoint,
+    'mount-options': ['ro', 'noexec', 'nodev', 'nosuid'],
+    'opened-with': {
+      ...(config.format === undefined ? {} : { format: config.format }),
+      'format-options': config.formatOptions,
+      'force-parent': config.chain.force,
+      locks: config.lock,
+    },
+    sideFiles: [config.logFile, config.pidFile].filter((path) => path !== undefined),
+    log: { warn: (text) => log.warn(text), error: (text) => log.error(text) },
+  });
+}
+
+/** A log whose warnings and errors are noted in the record. */
+function notedLog(log: Log, custody: Custody): Log {
+  const noting = (say: (text: string) => void) => ({
+    value: (text: string) => {
+      custody.note(text);
+      say(text);
+    },
+  });
+  return Object.create(log, {
+    warn: noting((text) => log.warn(text)),
+    error: noting((text) => log.error(text)),
+  }) as Log;
+}
+
+function heldImages(opened: readonly OpenedImage[]) {
+  const names = exposedNames(opened.map(({ path }) => path));
+  return opened.map((top, index) => ({ name: names[index]!, layers: [top, ...top.parents] as const }));
+}
+
+function hashControl(config: MountConfig, { progress }: ServeHooks, stopper: Stopper): HashControl {
+  const watched = progress !== undefined && config.evidence?.watched === true;
+  return { signal: stopper.cancelled, progress: watched ? progressTo(progress) : undefined };
 }
 
 function mountRequest(
@@ -86,24 +154,31 @@ function mountRequest(
   { log }: ServeHooks,
   shape: TreeSeed['shape'],
   opened: readonly OpenedImage[],
+  files: readonly ExposedFile[],
   allocated: SharedArrayBuffer,
 ): MountRequest {
+  const tree: TreeSeed = {
+    shape,
+    files: fileSeeds(files),
+    windows: [],
+    pool: PagePool.seed(config.cacheBytes),
+    allocated,
+    gate: IoGate.seed(config.threads + 2),
+    times: new SharedArrayBuffer(files.length * 24),
+    counters: Counters.seed(config.threads + 2, files.length),
+    sync: config.sync,
+    uid: config.uid,
+    gid: config.gid,
+    umask: config.umask,
+    mounted: timeOf(BigInt(Date.now()) * 1_000_000n),
+  };
+  // Of the images themselves: what their parents hold is another time's.
+  const disks = files.flatMap(({ layers: [top], shown: { image, path } }, file) =>
+    opened.includes(top as OpenedImage) ? [{ file, image, path }] : [],
+  );
   return {
     mountpoint: config.mountpoint,
-    tree: {
-      shape,
-      files: fileSeeds(opened),
-      pool: PagePool.seed(config.cacheBytes),
-      allocated,
-      gate: IoGate.seed(config.threads + 2),
-      times: new SharedArrayBuffer(opened.length * 24),
-      counters: Counters.seed(config.threads + 2, opened.length),
-      sync: config.sync,
-      uid: config.uid,
-      gid: config.gid,
-      umask: config.umask,
-      mounted: timeOf(BigInt(Date.now()) * 1_000_000n),
-    },
+    tree: config.partitions ? withPartitions(tree, disks, config.threads, (text) => log.warn(text)) : tree,
     fsname: config.fsname ?? config.images[0]!,
     allowOther: config.allowOther,
     noexec: config.noexec,

@@ -27,7 +27,10 @@ export class Stopper {
   #early: string | undefined;
   #timer: NodeJS.Timeout | undefined;
   #asked = false;
+  readonly #cancel = new AbortController();
+  #lastWork: string | undefined;
   #over = false;
+  #warned = false;
   #told = '';
 
   /** Listens to signals until `close`. */
@@ -41,6 +44,16 @@ export class Stopper {
   /** The signal that came before the mount was there. */
   get interruptedBy(): string | undefined {
     return this.#early;
+  }
+
+  /** Aborted by a signal before the mount is there, and by the second one of those that come during `lastWork`. */
+  get cancelled(): AbortSignal {
+    return this.#cancel.signal;
+  }
+
+  /** The mount has ended, and `work` is done that may be left undone: "the evidence is being compared". */
+  beginLastWork(work: string): void {
+    this.#lastWork = work;
   }
 
   /** From now on signals end this mount; once it has ended, nothing, so that the images can be written out. */
@@ -61,6 +74,16 @@ export class Stopper {
     const { mountpoint } = this.#config;
     if (this.#mount === undefined) {
       this.#early = signal;
+      this.#cancel.abort();
+      return;
+    }
+    if (this.#over && this.#lastWork !== undefined) {
+      if (this.#warned) this.#cancel.abort();
+      else
+        this.#log.warn(
+          `${signal}: ${mountpoint} is unmounted, and ${this.#lastWork}; a second signal cuts that`,
+        );
+      this.#warned = true;
       return;
     }
     if (this.#over) {

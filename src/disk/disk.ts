@@ -17,6 +17,12 @@ const MAX_SEEK_MS = 2000;
 /** The clock is looked at every so many bytes of the disk: some ten thousand table words. */
 const SEEK_SPAN = 16 * GIB;
 
+/** Over a parent, so many units are discarded before it is looked again whether there is anything at all. */
+const DISCARD_UNITS = 64;
+
+/** A write allocates anew so often where somebody discards what it is writing to; more is a defect. */
+const MAX_TRIES = 10_000;
+
 const NOTHING_COUNTED: EditCounters = { flushes: 0, shared: 0, commits: 0 };
 
 /** What writing takes. */
@@ -133,6 +139,7 @@ export class Disk {
   #write(editor: Editor, bytes: Uint8Array, start: number, wanted: ByteCount, at: GuestOffset): Moved {
     const extent = this.#extent;
     let done = 0;
+    let tries = 0;
     while (done < wanted) {
       const here = (at + done) as GuestOffset;
       let status = this.#translator.locate(here, wanted - done, extent);
@@ -151,7 +158,11 @@ export class Disk {
         status = this.#translator.locate(here, wanted - done, extent);
         if (status < 0) return status;
         // Freed again meanwhile by somebody who discards what is written here: the next round allocates anew.
-        if (!extent.isData) continue;
+        if (!extent.isData) {
+          tries += 1;
+          if (tries > MAX_TRIES) return -EIO;
+          continue;
+        }
       }
       const count = Math.min(extent.length, wanted - done);
       if (count < 1) return -EIO;
@@ -190,8 +201,37 @@ export class Disk {
     if (first >= last) return this.#zeroInPlace(at, end, how);
     let status = this.#zeroInPlace(at, first, how);
     if (status < 0) return status;
-    status = editor.discard(first as GuestOffset, last - first);
+    status = this.#discard(editor, first, last);
     return status < 0 ? status : this.#zeroInPlace(last, end, how);
+  }
+
+  /** Discards from `first` to `last`, which are bounds of units; not what reads as zeros through all parents. */
+  #discard(editor: Editor, first: number, last: number): Status {
+    if (this.#forker === undefined) return editor.discard(first as GuestOffset, last - first);
+    let status: Status = 0;
+    for (let here = first; here < last && status === 0; ) {
+      const next = this.#skipEmpty(here, last, editor.unit);
+      if (next < 0) return next;
+      if (next > here) {
+        here = next;
+        continue;
+      }
+      const end = Math.min(last, here + DISCARD_UNITS * editor.unit);
+      status = editor.discard(here as GuestOffset, end - here);
+      here = end;
+    }
+    return status;
+  }
+
+  /** The end of the units from `at` on in which neither this image nor a parent has anything; or -errno. */
+  #skipEmpty(at: number, last: number, unit: ByteCount): Moved {
+    const extent = this.#extent;
+    const status = this.#translator.locate(at as GuestOffset, last - at, extent);
+    if (status < 0) return status;
+    if (extent.kind !== HOLE) return at;
+    const end = Math.min(last, at + extent.length);
+    const data = this.#parent!.#find(at, end, 'data', Number.POSITIVE_INFINITY);
+    return data < 0 || data === last ? data : Math.max(at, roundDown(data, unit));
   }
 
   /** Zeros what is DATA between `at` and `end`, or what the parent shows; the rest is zeros already. */
@@ -264,12 +304,12 @@ export class Disk {
    * past the end, and where no data follows.
    *
    * One call works for MAX_SEEK_MS or a little longer; what lies behind is then called data, as lseek(2) allows,
-   * so that no seek over a vast table stops a worker for long.
+   * so that no seek over a vast table stops a worker for long. With `end`, the disk is taken to end there.
    */
-  seek(at: GuestOffset, whence: 'data' | 'hole'): Moved {
-    if (at >= this.size) return -ENXIO;
-    const found = this.#find(at, this.size, whence, performance.now() + MAX_SEEK_MS);
-    return found === this.size && whence === 'data' ? -ENXIO : found;
+  seek(at: GuestOffset, whence: 'data' | 'hole', end: number = this.size): Moved {
+    if (at >= end) return -ENXIO;
+    const found = this.#find(at, end, whence, performance.now() + MAX_SEEK_MS);
+    return found === end && whence === 'data' ? -ENXIO : found;
   }
 
   /**

@@ -68,7 +68,13 @@ export const FUSE_MAX_PAGES = 1 << 22;
 export const FUSE_EXPLICIT_INVAL_DATA = 1 << 25;
 /** Set-user-ID bits and capabilities are our business: without it, each write asks for `security.capability` first. */
 export const FUSE_HANDLE_KILLPRIV_V2 = 1 << 28;
+/** `flags2` is there, on both sides. */
+export const FUSE_INIT_EXT = 1 << 30;
+/** Bit 36, in `flags2`: files opened with FOPEN_DIRECT_IO may be mapped as shared. Linux 6.6 and later. */
+export const FUSE_DIRECT_IO_ALLOW_MMAP = 1 << 4;
 
+/** Reads and writes go past the page cache. */
+export const FOPEN_DIRECT_IO = 1 << 0;
 export const FOPEN_KEEP_CACHE = 1 << 1;
 export const FOPEN_CACHE_DIR = 1 << 3;
 /** Linux 6.2 and later; older kernels do not look at it. */

@@ -2,8 +2,8 @@
  * The file system: names, attributes and handles on one side, disks on the other. Inode-based, as the kernel
  * is; both transports call it. Data plane: nothing throws, results are counts or -errno.
  *
- * Nodes: 1 is the root; file n of the seed is node n + 2, or the root itself where the mountpoint is a file.
- * A handle is the node's number: a file has no state per open.
+ * Nodes: 1 is the root; file n of the seed is node n + 2, or the root itself where the mountpoint is a file. Windows
+ * follow behind the files. A handle is the node's number: a file has no state per open.
  */
 
 import {
@@ -25,11 +25,20 @@ import {
 } from '../base/errno.ts';
 import { type ByteCount, guestOffset } from '../base/units.ts';
 import type { Disk } from '../disk/disk.ts';
+import { Window } from '../disk/window.ts';
 import type { Report } from '../image/driver.ts';
 import { PagePool } from '../shared/page-pool.ts';
 import { ROOT_NODE } from './abi.ts';
 import { Counters, READS, WRITES, ZEROINGS } from './counters.ts';
-import { attachDisks, type FileSeed, isWritable, type Time, type TreeSeed, timeOfMs } from './tree.ts';
+import {
+  attachDisks,
+  type FileSeed,
+  isShared,
+  isWritable,
+  type Time,
+  type TreeSeed,
+  timeOfMs,
+} from './tree.ts';
 
 export const S_IFDIR = 0o040000;
 export const S_IFREG = 0o100000;
@@ -100,6 +109,14 @@ export interface FileSystemSize {
   readonly files: number;
 }
 
+/** A file or a window, by its number. */
+interface Shown extends FileSeed {
+  /** Number of the file whose disk it is: its own, but for windows. */
+  readonly file: number;
+  /** Others change the same bytes. */
+  readonly shared: boolean;
+}
+
 /** Made anew for each request; the others are fixed when the mount is made. */
 const STATS_ATTRIBUTE = 'user.vdisk.stats';
 
@@ -107,7 +124,8 @@ export class FileSystem {
   /** The root directory's entries, in order; none where the mountpoint is a file. */
   readonly entries: readonly DirectoryEntry[];
   readonly #seed: TreeSeed;
-  readonly #disks: readonly Disk[];
+  readonly #shown: readonly Shown[];
+  readonly #disks: readonly (Disk | Window)[];
   readonly #allocated: Float64Array;
   readonly #times: Float64Array;
   readonly #counters: Counters;
@@ -121,17 +139,24 @@ export class FileSystem {
   /** `thread` is this thread's number among those of the mount (TreeSeed.gate). */
   constructor(seed: TreeSeed, report: Report, thread: number) {
     this.#seed = seed;
-    this.#disks = attachDisks(seed, report, thread);
+    const disks = attachDisks(seed, report, thread);
+    const windows = seed.windows.map(({ of, start, size }) => new Window(disks[of]!, start, size));
+    this.#disks = [...disks, ...windows];
+    const files = seed.files.map((file, at): Shown => ({ ...file, file: at, shared: isShared(seed, at) }));
+    const parts = seed.windows.map(({ of, name, size, attributes }): Shown => {
+      return { ...files[of]!, name, size, attributes };
+    });
+    this.#shown = [...files, ...parts];
     this.#allocated = new Float64Array(seed.allocated);
     this.#times = new Float64Array(seed.times);
     this.#pool = new PagePool(seed.pool);
-    this.#counters = new Counters(seed.counters, seed.files.length, thread);
+    this.#counters = new Counters(seed.counters, this.#shown.length, thread);
     this.writable = isWritable(seed);
     this.#first = seed.shape === 'file' ? ROOT_NODE : ROOT_NODE + 1;
     this.entries =
       seed.shape === 'file'
         ? []
-        : seed.files.map((file, index) => ({
+        : this.#shown.map((file, index) => ({
             name: Buffer.from(file.name),
             node: this.#first + index,
             mode: S_IFREG,
@@ -140,7 +165,7 @@ export class FileSystem {
   }
 
   get lastNode(): number {
-    return this.#first + this.#seed.files.length - 1;
+    return this.#first + this.#shown.length - 1;
   }
 
   /** Bytes of a file; 0 where there is none. */
@@ -148,12 +173,17 @@ export class FileSystem {
     return this.#file(node)?.size ?? 0;
   }
 
+  /** Whether the same bytes are changed through other files too: the kernel must not keep them. */
+  isShared(node: number): boolean {
+    return this.#file(node)?.shared === true;
+  }
+
   #isRootDirectory(node: number): boolean {
     return node === ROOT_NODE && this.#seed.shape === 'directory';
   }
 
-  #file(node: number): FileSeed | undefined {
-    return this.#seed.files[node - this.#first];
+  #file(node: number): Shown | undefined {
+    return this.#shown[node - this.#first];
   }
 
   /** The node of `name` (its bytes, as Latin-1) in directory `parent`, or -errno. */
@@ -177,10 +207,11 @@ export class FileSystem {
       return 0;
     }
     const index = node - this.#first;
-    const file = seed.files[index];
+    const file = this.#shown[index];
     if (file === undefined) return -ENOENT;
     out.size = file.size;
-    out.blocks = Math.ceil(Math.min(this.#allocated[index]!, out.size) / 512);
+    // How much of that is in a window is not known: this is the most that can be, and is never 0 for data.
+    out.blocks = Math.ceil(Math.min(this.#allocated[file.file]!, out.size) / 512);
     out.mode = S_IFREG | this.#permissions(file);
     out.links = 1;
     out.blockSize = file.blockSize;
@@ -195,13 +226,13 @@ export class FileSystem {
   }
 
   #time(index: number, which: number, otherwise: Time): Time {
-    const ms = this.#times[index * TIMES + which]!;
+    const ms = this.#times[this.#shown[index]!.file * TIMES + which]!;
     return ms === 0 ? otherwise : timeOfMs(ms);
   }
 
   /** A time of 1970-01-01 00:00 itself is told apart from "as in the seed" by less than a nanosecond. */
   #setTime(index: number, which: number, ms: number): void {
-    this.#times[index * TIMES + which] = ms === 0 ? Number.MIN_VALUE : ms;
+    this.#times[this.#shown[index]!.file * TIMES + which] = ms === 0 ? Number.MIN_VALUE : ms;
   }
 
   /** Bytes of the disk were changed. */
@@ -218,7 +249,7 @@ export class FileSystem {
    */
   setattr(node: number, change: AttributeChange): Status {
     const index = node - this.#first;
-    const file = this.#seed.files[index];
+    const file = this.#shown[index];
     if (file === undefined && !this.#isRootDirectory(node)) return -ENOENT;
     if (!(file?.writable ?? this.writable)) return -EROFS;
     const { size, mode, uid, gid, atime, mtime, ctime } = change;
@@ -248,7 +279,7 @@ export class FileSystem {
     return this.#zero(index, disk, size, disk.size - size, 'punch');
   }
 
-  #zero(index: number, disk: Disk, at: number, length: ByteCount, how: 'punch' | 'keep'): Status {
+  #zero(index: number, disk: Disk | Window, at: number, length: ByteCount, how: 'punch' | 'keep'): Status {
     const status = disk.zero(guestOffset(at), length, how);
     this.#counters.count(index, ZEROINGS, status < 0 ? status : length);
     if (status < 0) return status;
@@ -371,7 +402,7 @@ export class FileSystem {
   /** The value of one attribute, or undefined. STATS_ATTRIBUTE is not listed: it is another each time. */
   attribute(node: number, name: string): string | undefined {
     const index = node - this.#first;
-    const file = this.#seed.files[index];
+    const file = this.#shown[index];
     if (file === undefined) return undefined;
     if (name === STATS_ATTRIBUTE) return this.#stats(index);
     return file.attributes.find(([known]) => known === name)?.[1];
@@ -389,10 +420,10 @@ export class FileSystem {
     });
   }
 
-  /** The disks' sizes added up: what df shows, all of it used. */
+  /** The disks' sizes added up: what df shows, all of it used. Windows are parts of them. */
   size(): FileSystemSize {
     let total = 0;
     for (const file of this.#seed.files) total += file.size;
-    return { bytes: total, files: this.#seed.files.length };
+    return { bytes: total, files: this.#shown.length };
   }
 }

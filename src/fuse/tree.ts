@@ -55,10 +55,24 @@ export interface FileSeed {
   readonly attributes: readonly (readonly [string, string])[];
 }
 
+/** A partition as a file: a part of the disk of another one. Owner, times and what it takes are that file's. */
+export interface WindowSeed {
+  /** "disk.p1" */
+  readonly name: string;
+  /** Number of the file in TreeSeed.files. */
+  readonly of: number;
+  /** Bytes; `start + size` is within the disk. */
+  readonly start: number;
+  readonly size: ByteCount;
+  readonly attributes: FileSeed['attributes'];
+}
+
 export interface TreeSeed {
   /** 'file': the mountpoint is a regular file and is itself the only raw file. */
   readonly shape: 'directory' | 'file';
   readonly files: readonly FileSeed[];
+  /** Shown behind the files: entry n has the number `files.length + n`. None where `shape` is 'file'. */
+  readonly windows: readonly WindowSeed[];
   readonly pool: PagePoolSeed;
   /** Allocated bytes of each file: one 64-bit float per file, written by the main thread. */
   readonly allocated: SharedArrayBuffer;
@@ -74,7 +88,7 @@ export interface TreeSeed {
    * ms since 1970; 0 stands for the time in the seed. Written by whoever serves the change: the last one counts.
    */
   readonly times: SharedArrayBuffer;
-  /** Counters.seed(threads + 2, files): see counters.ts. */
+  /** Counters.seed(threads + 2, files and windows): see counters.ts. */
   readonly counters: SharedArrayBuffer;
   readonly uid: number;
   readonly gid: number;
@@ -87,6 +101,21 @@ export interface TreeSeed {
 /** Whether any file can be written; else the mount is read-only. */
 export function isWritable(seed: TreeSeed): boolean {
   return seed.files.some(({ writable }) => writable);
+}
+
+/** Names of all files and windows, by their numbers. */
+export function namesOf({ files, windows }: Pick<TreeSeed, 'files' | 'windows'>): string[] {
+  return [...files, ...windows].map(({ name }) => name);
+}
+
+/** Whether a file can be changed through another one too, so that the kernel must not keep its bytes. */
+export function isShared({ files, windows }: TreeSeed, file: number): boolean {
+  return files[file]?.writable === true && windows.some(({ of }) => of === file);
+}
+
+/** Whether that holds for any file. */
+export function hasShared(tree: TreeSeed): boolean {
+  return tree.files.some((_, file) => isShared(tree, file));
 }
 
 /** What a thread attaches disks with. */

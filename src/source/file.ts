@@ -1,6 +1,7 @@
 /** A regular file or block device on the host. */
 
 import {
+  type BigIntStats,
   closeSync,
   constants,
   fdatasyncSync,
@@ -18,6 +19,7 @@ import {
   EIO,
   ENOSYS,
   EOPNOTSUPP,
+  EPERM,
   errnoOf,
   type Moved,
   type Status,
@@ -42,9 +44,18 @@ const DIRECT_BYTES = 4096;
 /** What is written where the host cannot make zeros by itself. */
 const ZEROS = new Uint8Array(64 * 1024);
 
+/** What a file was when it was opened, before anything of it was read. */
+export interface FoundFile {
+  readonly stat: BigIntStats;
+  /** Reading does not change its access time: it is open with O_NOATIME. */
+  readonly noAtime: boolean;
+}
+
 export class FileSource implements BlockSource {
   readonly label: string;
   readonly writable: boolean;
+  /** Only of the source that `openFile` returned. */
+  readonly found: FoundFile | undefined;
   readonly #shared: SharedSource;
   readonly #fd: number;
   readonly #size: Float64Array;
@@ -54,11 +65,12 @@ export class FileSource implements BlockSource {
   #address = 0;
 
   /** `direct` is given where the data path moves bytes through this source. */
-  constructor(shared: SharedSource, direct?: DirectIo) {
+  constructor(shared: SharedSource, direct?: DirectIo, found?: FoundFile) {
     this.#shared = shared;
     this.#fd = shared.fd;
     this.#size = new Float64Array(shared.size);
     this.#direct = direct;
+    this.found = found;
     this.label = shared.label;
     this.writable = shared.writable;
   }
@@ -192,17 +204,23 @@ export function attachSource(shared: SharedSource): BlockSource {
   return new FileSource(shared, directIo());
 }
 
-/** Opens `path`, for reading or for both. Throws ImageError with what to do about it. */
-export function openFile(path: string, access: 'read' | 'write' = 'read'): FileSource {
+/**
+ * Opens `path`, for reading or for both. With `noAtime` reading does not change the file's access time, where the
+ * host lets us: `found` says whether. Throws ImageError with what to do about it.
+ */
+export function openFile(path: string, access: 'read' | 'write' = 'read', noAtime = false): FileSource {
   const writable = access === 'write';
-  let fd: number;
+  const flags = (writable ? constants.O_RDWR : constants.O_RDONLY) | constants.O_NONBLOCK;
+  let fd: number | undefined;
   try {
-    fd = openSync(path, (writable ? constants.O_RDWR : constants.O_RDONLY) | constants.O_NONBLOCK);
+    fd = noAtime ? openQuietly(path, flags) : undefined;
+    noAtime = fd !== undefined;
+    fd ??= openSync(path, flags);
   } catch (problem) {
     throw describeOpenFailure(path, problem, writable);
   }
   try {
-    const stat = fstatSync(fd);
+    const stat = fstatSync(fd, { bigint: true });
     if (stat.isDirectory()) {
       throw new ImageError('usage', `${path}: is a directory, not a disk image`, {
         hint: 'Name the image file inside it.',
@@ -213,10 +231,21 @@ export function openFile(path: string, access: 'read' | 'write' = 'read'): FileS
       throw new ImageError('usage', `${path}: is neither a regular file nor a block device`);
     }
     const size = new SharedArrayBuffer(8);
-    new Float64Array(size)[0] = device ? blockDeviceSize(path, stat.rdev) : stat.size;
-    return new FileSource({ kind: 'file', fd, label: path, writable, device, size });
+    new Float64Array(size)[0] = device ? blockDeviceSize(path, Number(stat.rdev)) : Number(stat.size);
+    const shared: SharedSource = { kind: 'file', fd, label: path, writable, device, size };
+    return new FileSource(shared, undefined, { stat, noAtime });
   } catch (problem) {
     closeSync(fd);
+    throw problem;
+  }
+}
+
+/** Opens with O_NOATIME; undefined where that is not permitted: it is for the owner of a file (open(2), EPERM). */
+function openQuietly(path: string, flags: number): number | undefined {
+  try {
+    return openSync(path, flags | constants.O_NOATIME);
+  } catch (problem) {
+    if (errnoOf(problem) === EPERM) return undefined;
     throw problem;
   }
 }

@@ -1,6 +1,6 @@
 /** Images that cannot be mounted: each ends with mount(8)'s status, a line that says why, and nothing left. */
 
-import { statSync, truncateSync } from 'node:fs';
+import { rmSync, statSync, truncateSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
@@ -142,6 +142,7 @@ describe(gate.title('images that cannot be mounted'), { skip: gate.skip }, () =>
     const base = await make(kindNamed('qed'), 'base.qed');
     const child = stage.fresh('child.qed');
     await must('qemu-img', ['create', '-q', '-f', 'qed', '-b', base, '-F', 'qed', child]);
+    rmSync(base);
     expect(await refused(MOUNT_FAILURE, child)).toContain(basename(base));
   });
 

@@ -11,11 +11,14 @@ export const SYSTEM = 2;
 /** mount(8): mount failure. */
 export const MOUNT_FAILURE = 32;
 
-/** A status, nothing on standard output, one line that names the thing, at most one more with what to do. */
+/**
+ * A status, nothing on standard output, one line that names the thing, below it where a parent was looked for, at most
+ * one line with what to do.
+ */
 export function checkRefusal(ran: Ran, status: number, named: string, mountpoint?: string): string {
   const { stdout, stderr } = ran;
   expect({ status: ran.status, stdout }, stderr).toEqual({ status, stdout: '' });
-  expect(stderr).toMatch(/^vdisk-mount: [^\n]+\n( {2}\S[^\n]*\n)?$/);
+  expect(stderr).toMatch(/^vdisk-mount: [^\n]+\n( {2}looked at [^\n]+\n)*( {2}\S[^\n]*\n)?$/);
   expect(stderr).toContain(named);
   if (mountpoint !== undefined) expect(isMounted(mountpoint)).toBe(false);
   return stderr;

@@ -1,55 +1,17 @@
-/**
- * Mounting as a user without privileges, through fusermount3. It opens /dev/fuse as that user, and not every
- * machine lets everyone do that; so all of this happens in a mount namespace where /dev/fuse is as udev makes it,
- * open to all.
- */
+/** Mounting as a user without privileges, through fusermount3. */
 
-import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type MountEntry, parseMountinfo } from '../../src/transport/mountinfo.ts';
-import { gateOf, isRunning, must, type Ran, run, TO_MOUNT, until } from '../support/machine.ts';
-import { type Holder, REPOSITORY, Stage } from '../support/mount.ts';
+import { gateOf, isRunning, must, type Ran, until } from '../support/machine.ts';
+import { Stage } from '../support/mount.ts';
+import { TO_BE_A_USER, USER as UID, User } from '../support/user.ts';
 
-/** "nobody", or at least nobody in particular. */
-const UID = 65534;
-
-/** Installs the program below `directory`, where the user can read it; returns the path of vdisk-mount. */
-function install(directory: string): string {
-  const lock = JSON.parse(readFileSync(join(REPOSITORY, 'package-lock.json'), 'utf8')) as {
-    packages: Record<string, { dev?: boolean }>;
-  };
-  // A package inside another comes along with it.
-  const packages = Object.entries(lock.packages)
-    .filter(([path, { dev }]) => /^node_modules\/(@[^/]+\/)?[^/]+$/.test(path) && dev !== true)
-    .map(([path]) => path);
-  for (const path of ['bin', 'dist', 'package.json', ...packages]) {
-    const source = join(REPOSITORY, path);
-    if (existsSync(source)) cpSync(source, join(directory, path), { recursive: true });
-  }
-  return join(directory, 'bin', 'vdisk-mount');
-}
-
-/** Makes /dev/fuse open to all in this mount namespace; $1 is an empty directory. */
-const OPEN_DEVICE = `
-mount -t tmpfs -o mode=755 tmpfs "$1" &&
-  mknod -m 666 "$1/fuse" c $(stat -c '0x%t 0x%T' /dev/fuse) &&
-  mount --bind "$1/fuse" /dev/fuse &&
-  echo ready && read -r line
-`;
-
-const gate = gateOf(
-  ...TO_MOUNT,
-  'program: setpriv',
-  'program: unshare',
-  'program: nsenter',
-  'program: fusermount3',
-  'package: koffi',
-);
+const gate = gateOf(...TO_BE_A_USER);
 
 describe(gate.title('a mount of an ordinary user'), { skip: gate.skip }, () => {
   let stage: Stage;
-  let space: Holder;
+  let user: User;
   let home: string;
   let program: string;
   let image: string;
@@ -57,41 +19,20 @@ describe(gate.title('a mount of an ordinary user'), { skip: gate.skip }, () => {
 
   beforeAll(async () => {
     stage = await Stage.open();
-    home = stage.makeHome(UID);
-    program = install(stage.makeDirectory('installed'));
-    const script = ['sh', '-c', OPEN_DEVICE, 'sh', stage.makeDirectory('dev')];
-    space = await stage.hold('unshare', ['--mount', '--', ...script]);
+    user = await User.open(stage);
+    ({ home, program } = user);
     image = join(home, 'disk.img');
     expect((await asUser('sh', ['-c', 'cat > "$1"', 'sh', image], content)).stderr).toBe('');
   });
   afterAll(async () => {
-    await space?.release();
+    await user?.close();
     await stage?.close();
   });
 
-  /** What a shell line must be preceded by to be the user's: no groups, no capabilities, no way to new ones. */
-  const asUserArgs = (): string[] => [
-    ...['--target', `${space.pid}`, '--mount', `--wdns=${home}`, 'setpriv'],
-    ...['--reuid', `${UID}`, '--regid', `${UID}`, '--clear-groups', '--inh-caps=-all'],
-  ];
   const asUser = (command: string, args: readonly string[], input?: string): Promise<Ran> =>
-    run('nsenter', [...asUserArgs(), command, ...args], {
-      env: { HOME: home },
-      ...(input === undefined ? {} : { input }),
-    });
-  /** What is mounted at `path`, as the user sees it. */
-  const mountAt = (path: string): MountEntry | undefined =>
-    parseMountinfo(readFileSync(`/proc/${space.pid}/mountinfo`, 'utf8')).findLast(
-      (entry) => entry.mountpoint === path,
-    );
-
-  let count = 0;
-  const mountpointOfUser = async (): Promise<string> => {
-    count += 1;
-    const path = join(home, `mnt ${count}`);
-    expect((await asUser('mkdir', [path])).status).toBe(0);
-    return path;
-  };
+    user.run(command, args, input);
+  const mountAt = (path: string) => user.mountAt(path);
+  const mountpointOfUser = (): Promise<string> => user.makeDirectory();
 
   it('is made, read and taken away with fusermount3', async () => {
     const mountpoint = await mountpointOfUser();
@@ -108,8 +49,9 @@ describe(gate.title('a mount of an ordinary user'), { skip: gate.skip }, () => {
       `${UID} ${UID} 644 1024\n`,
     );
     // Not even for root: that is what allow_other is for.
-    const asRoot = ['--target', `${space.pid}`, '--mount', 'cat', join(mountpoint, 'disk.raw')];
-    expect((await run('nsenter', asRoot)).stderr).toContain('Permission denied');
+    expect((await user.runAsRoot('cat', [join(mountpoint, 'disk.raw')])).stderr).toContain(
+      'Permission denied',
+    );
     expect(await asUser('fusermount3', ['-u', mountpoint])).toEqual({ status: 0, stdout: '', stderr: '' });
     await until('the daemon ends', () => !isRunning(pid));
     expect(mountAt(mountpoint)).toBeUndefined();
@@ -134,7 +76,7 @@ describe(gate.title('a mount of an ordinary user'), { skip: gate.skip }, () => {
     const pid = Number(readFileSync(pidFile, 'utf8'));
     const script = 'exec 9< "$0" && echo open && read -r line';
     const file = join(mountpoint, 'disk.raw');
-    const holder = await stage.hold('nsenter', [...asUserArgs(), 'sh', '-c', script, file]);
+    const holder = await stage.hold('nsenter', [...user.args, 'sh', '-c', script, file]);
     process.kill(pid, 'SIGTERM');
     await until('the holder is named', () => readFileSync(log, 'utf8').includes(`(pid ${holder.pid})`));
     expect(isRunning(pid)).toBe(true);

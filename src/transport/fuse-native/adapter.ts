@@ -9,7 +9,7 @@ import { EIO, ENODATA, ERANGE } from '../../base/errno.ts';
 import { ImageError } from '../../base/errors.ts';
 import { ROOT_NODE } from '../../fuse/abi.ts';
 import { Attributes, FileSystem, O_DSYNC } from '../../fuse/filesystem.ts';
-import { isWritable, type Time } from '../../fuse/tree.ts';
+import { hasShared, isWritable, type Time } from '../../fuse/tree.ts';
 import { reportOnce } from '../../image/report-once.ts';
 import { unmountPath } from '../kernel/mounter.ts';
 import type { Mount, MountEnd, MountRequest, Transport, TransportLog } from '../transport.ts';
@@ -56,11 +56,13 @@ export const fuseNativeTransport: Transport = {
 
 /**
  * The text after -o. `use_ino` shows our node numbers, `kernel_cache` keeps pages over close and open: nobody but
- * the mount's users changes what is shown. `attr_timeout=0`: see `cuts` in `handlersOf`. libfuse refuses a mountpoint that is not empty (the daemon has checked that), while
+ * the mount's users changes what is shown. Where files share a disk, `direct_io` goes past the page cache, for all
+ * files, which then cannot be mapped as shared. `attr_timeout=0`: see `cuts` in `handlersOf`. libfuse refuses a mountpoint that is not empty (the daemon has checked that), while
  * fusermount3 does not know the option.
  */
 export function mountOptions(request: MountRequest): string {
-  const options = ['noatime', 'default_permissions', 'use_ino', 'kernel_cache', 'subtype=vdisk-mount'];
+  const cache = hasShared(request.tree) ? 'direct_io' : 'kernel_cache';
+  const options = ['noatime', 'default_permissions', 'use_ino', cache, 'subtype=vdisk-mount'];
   if (isWritable(request.tree)) options.push('rw', 'big_writes', 'attr_timeout=0');
   else options.push('ro');
   if (request.tree.sync) options.push('sync');

@@ -7,9 +7,11 @@ import {
   FUSE_ASYNC_DIO,
   FUSE_ASYNC_READ,
   FUSE_BIG_WRITES,
+  FUSE_DIRECT_IO_ALLOW_MMAP,
   FUSE_DO_READDIRPLUS,
   FUSE_EXPLICIT_INVAL_DATA,
   FUSE_HANDLE_KILLPRIV_V2,
+  FUSE_INIT_EXT,
   FUSE_MAX_PAGES,
   FUSE_PARALLEL_DIROPS,
   FUSE_READDIRPLUS_AUTO,
@@ -26,7 +28,7 @@ import {
   RequestHeader,
   ROOT_NODE,
 } from '../../fuse/abi.ts';
-import { isWritable, type TreeSeed } from '../../fuse/tree.ts';
+import { hasShared, isWritable, type TreeSeed } from '../../fuse/tree.ts';
 import { SMALLEST_PAGE, storeNotice } from './notices.ts';
 import { REQUEST_BYTES } from './responder.ts';
 
@@ -44,12 +46,19 @@ export interface MountUse {
   readonly writable: boolean;
   /** Writes may wait in the page cache. */
   readonly cached: boolean;
+  /** Files are opened with FOPEN_DIRECT_IO: they are to be mapped all the same. */
+  readonly direct: boolean;
 }
 
-/** What is wanted of the kernel for a tree. */
+/**
+ * What is wanted of the kernel for a tree. Where files share a disk, no writes wait: what goes past the page cache
+ * would not change the times that the kernel keeps by itself with FUSE_WRITEBACK_CACHE.
+ */
 export function useOf(tree: TreeSeed): MountUse {
   const writable = isWritable(tree);
-  return { writable, cached: writable && !tree.sync && (tree.shape === 'directory' || rootHasSize(tree)) };
+  const direct = hasShared(tree);
+  const waits = writable && !tree.sync && !direct;
+  return { writable, cached: waits && (tree.shape === 'directory' || rootHasSize(tree)), direct };
 }
 
 function wantedFor({ writable, cached }: MountUse): number {
@@ -135,7 +144,10 @@ export function answerInit(request: Buffer, use: MountUse): InitVerdict {
   }
   const minor = Math.min(kernel.minor, NEWEST_MINOR);
   const payload = Buffer.alloc(InitOut.size);
-  InitOut.encode({ ...out, minor, flags: kernel.flags & wantedFor(use) }, payload);
+  const extended = kernel.flags & FUSE_INIT_EXT;
+  const flags = kernel.flags & wantedFor(use);
+  const flags2 = use.direct && extended !== 0 ? kernel.flags2 & FUSE_DIRECT_IO_ALLOW_MMAP : 0;
+  InitOut.encode({ ...out, minor, flags: flags2 === 0 ? flags : flags | extended, flags2 }, payload);
   return { verdict: 'agreed', minor, reply: replyTo(request, 0, payload) };
 }
 

@@ -25,6 +25,7 @@ import {
   FATTR_UID,
   FallocateIn,
   FOPEN_CACHE_DIR,
+  FOPEN_DIRECT_IO,
   FOPEN_KEEP_CACHE,
   FOPEN_PARALLEL_DIRECT_WRITES,
   FsyncIn,
@@ -372,10 +373,11 @@ export class Responder {
     const handle = this.fs.open(this.node, flags);
     if (handle < 0) return handle;
     this.#pastEnd.opened(this.node);
+    const cache = this.fs.isShared(this.node) ? FOPEN_DIRECT_IO : FOPEN_KEEP_CACHE;
     const writes = (flags & O_ACCMODE) !== 0;
     return writes
-      ? this.#putOpen(handle + OPEN_TO_WRITE_VALUE, FOPEN_KEEP_CACHE | FOPEN_PARALLEL_DIRECT_WRITES)
-      : this.#putOpen(handle, FOPEN_KEEP_CACHE);
+      ? this.#putOpen(handle + OPEN_TO_WRITE_VALUE, cache | FOPEN_PARALLEL_DIRECT_WRITES)
+      : this.#putOpen(handle, cache);
   }
 
   release(): number {

@@ -8,7 +8,7 @@ import type { Worker } from 'node:worker_threads';
 import { EIO } from '../../base/errno.ts';
 import { ImageError } from '../../base/errors.ts';
 import { DEVICE_CLONE, ReplyHeader, ROOT_NODE } from '../../fuse/abi.ts';
-import { isWritable } from '../../fuse/tree.ts';
+import { isWritable, namesOf } from '../../fuse/tree.ts';
 import type { Report } from '../../image/driver.ts';
 import { reportOnce } from '../../image/report-once.ts';
 import { ioctlWord } from '../../source/syscalls.ts';
@@ -104,7 +104,7 @@ class Session implements Mount {
     this.#mounted = mounted;
     this.#request = request;
     this.#status = makeStatus(request.threads);
-    this.#pastEnd = PastEnd.seed(ROOT_NODE + request.tree.files.length);
+    this.#pastEnd = PastEnd.seed(ROOT_NODE + namesOf(request.tree).length);
     this.#damaged = reportOnce(request.log.warn);
     this.#waiting = request.threads;
     this.#devices = Array.from({ length: request.threads }, (_, index) =>
@@ -164,10 +164,10 @@ class Session implements Mount {
    */
   #forget(node: number): void {
     const { tree, log } = this.#request;
-    const file = tree.files[node - ROOT_NODE - 1];
+    const name = namesOf(tree)[node - ROOT_NODE - 1];
     // The root has no name: its size stays wrong until it is truncated to what it was.
-    if (tree.shape === 'file' || file === undefined) return;
-    this.#damaged(`${file.name}: somebody wrote past the end of the disk`);
+    if (tree.shape === 'file' || name === undefined) return;
+    this.#damaged(`${name}: somebody wrote past the end of the disk`);
     const worker = takeWorker();
     this.#running += 1;
     worker.on('error', (problem) => log.error(`a notification failed: ${String(problem)}`));
@@ -175,7 +175,7 @@ class Session implements Mount {
       this.#running -= 1;
       if (this.#running === 0) this.#finish();
     });
-    worker.postMessage({ device: this.#devices[0]!, notice: forgetNotice(file.name) } satisfies NoticeInput);
+    worker.postMessage({ device: this.#devices[0]!, notice: forgetNotice(name) } satisfies NoticeInput);
   }
 
   /** Answers for a worker that died, and puts another in its place. */

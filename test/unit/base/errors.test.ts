@@ -13,6 +13,20 @@ describe('ImageError', () => {
     expect(ImageError.fromWire(corrupt('torn').toWire()).hint).toBeUndefined();
   });
 
+  it('carries what is wanted of a parent, and explains itself in lines', () => {
+    const wanted = {
+      by: '/a/top.vhd',
+      identity: 'unique id 5',
+      places: ['".\\\\base.vhd" (W2ru)'],
+      looked: [{ path: '/a/base.vhd', reason: 'there is no such file' }],
+    };
+    const problem = new ImageError('missing', 'no parent', { hint: 'Name it.', wanted });
+    const back = ImageError.fromWire(JSON.parse(JSON.stringify(problem.toWire())));
+    expect(back.wanted).toEqual(wanted);
+    expect(back.explanation).toEqual(['looked at /a/base.vhd: there is no such file', 'Name it.']);
+    expect(corrupt('torn').explanation).toEqual([]);
+  });
+
   it('takes in other errors, and leaves its own as they are', () => {
     const own = unsupported('zlib', 'Convert it.');
     expect(ImageError.from(own, 'io', 'file')).toBe(own);

@@ -3,8 +3,10 @@
 import { describe, expect, it } from 'vitest';
 import { ImageError } from '../../../src/base/errors.ts';
 import {
+  addTo,
   checkValues,
   defaultThreads,
+  type OptionLists,
   type OptionValues,
   readOptionWords,
   splitOptions,
@@ -35,7 +37,7 @@ describe('splitOptions', () => {
 
 function read(words: readonly string[], sloppy = false): Record<string, string> {
   const values: OptionValues = new Map();
-  readOptionWords(words, values, sloppy);
+  readOptionWords(words, values, new Map(), sloppy);
   return Object.fromEntries(values);
 }
 
@@ -62,6 +64,22 @@ describe('readOptionWords', () => {
 
   it('lets the last of several win', () => {
     expect(read(['uid=5', 'uid=6'])).toEqual({ uid: '6' });
+  });
+
+  it('keeps all values of what can be given several times', () => {
+    const lists: OptionLists = new Map();
+    const values: OptionValues = new Map();
+    readOptionWords(['parent=/a', 'ro', 'parent_dir=/d', 'parent=/b=c'], values, lists);
+    addTo(lists, 'parent', ['/e']);
+    expect([...lists]).toEqual([
+      ['parent', ['/a', '/b=c', '/e']],
+      ['parent-dir', ['/d']],
+    ]);
+    expect([...values]).toEqual([['ro', 'true']]);
+    expect(() => checkValues(values, lists)).not.toThrow();
+    expect(errorOf(() => checkValues(values, new Map([['parent', ['/a', '']]]))).message).toContain(
+      '--parent',
+    );
   });
 
   it('takes what mount(8) and fstab add', () => {

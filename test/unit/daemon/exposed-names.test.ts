@@ -1,7 +1,7 @@
 /** The names of the raw files in a mount. */
 
 import { describe, expect, it } from 'vitest';
-import { exposedNames } from '../../../src/daemon/images.ts';
+import { exposedFiles, exposedNames, type OpenedImage } from '../../../src/daemon/images.ts';
 
 describe('exposedNames', () => {
   it.each([
@@ -40,5 +40,48 @@ describe('exposedNames', () => {
     const parts = ['a', 'a.vhd', 'a.vhd-2', 'a.raw', 'a-2', 'a.vhd.raw', 'a.vhd.vhd'];
     const paths = parts.flatMap((part) => [`/x/${part}`, `/y/${part}`, `/z/${part}.vhd`]);
     expect(new Set(exposedNames(paths)).size).toBe(paths.length);
+  });
+});
+
+describe('exposedFiles', () => {
+  // Only their paths are looked at.
+  const image = (path: string, ...parents: string[]) =>
+    ({ path, edit: path, parents: parents.map((parent) => ({ path: parent })) }) as unknown as OpenedImage;
+  const shown = (opened: OpenedImage[], layers: boolean) =>
+    exposedFiles(opened, layers).map(({ name, layers, edit }) => [
+      name,
+      layers.map(({ path }) => path).join(' '),
+      edit !== undefined,
+    ]);
+
+  it('shows only the disks, with what is below them, unless asked for layers', () => {
+    const opened = [image('/a.vdi', '/b.vdi', '/c.vdi'), image('/d.vdi')];
+    expect(shown(opened, false)).toEqual([
+      ['a.raw', '/a.vdi /b.vdi /c.vdi', true],
+      ['d.raw', '/d.vdi', true],
+    ]);
+    expect(shown(opened, true)).toEqual([
+      ['a.raw', '/a.vdi /b.vdi /c.vdi', true],
+      ['a.parent1.raw', '/b.vdi /c.vdi', false],
+      ['a.parent2.raw', '/c.vdi', false],
+      ['d.raw', '/d.vdi', true],
+    ]);
+  });
+
+  it('gives no name twice', () => {
+    const opened = [
+      image('/x/a.vdi', '/b'),
+      image('/y/a.vdi', '/b'),
+      image('/a.vdi.parent1.vhd', '/b', '/c'),
+    ];
+    expect(shown(opened, true).map(([name]) => name)).toEqual([
+      'a.vdi.raw',
+      'a.vdi.parent1-2.raw',
+      'a.vdi-2.raw',
+      'a.vdi-2.parent1.raw',
+      'a.vdi.parent1.raw',
+      'a.vdi.parent1.parent1.raw',
+      'a.vdi.parent1.parent2.raw',
+    ]);
   });
 });

@@ -78,4 +78,26 @@ describe('signals', () => {
     expect(() => vi.advanceTimersByTime(60_000)).toThrow('SIGKILL');
     expect(kill).toHaveBeenCalledWith(process.pid, 'SIGKILL');
   });
+
+  it('one that comes before the mount is there cancels what is being done for it', () => {
+    stopper = new Stopper({ mountpoint: '/nowhere/at/all', pidFile: undefined } as MountConfig, log);
+    expect(stopper.cancelled.aborted).toBe(false);
+    process.emit('SIGINT', 'SIGINT');
+    expect(stopper.cancelled.aborted).toBe(true);
+    expect(stopper.interruptedBy).toBe('SIGINT');
+  });
+
+  it('what is done last of all is cut by the second', async () => {
+    const { end } = watched(0);
+    end();
+    await new Promise((resolve) => setImmediate(resolve));
+    stopper.beginLastWork('the last work is done');
+    process.emit('SIGTERM');
+    expect(said.at(-1)).toContain('the last work is done; a second signal cuts that');
+    expect(stopper.cancelled.aborted).toBe(false);
+    process.emit('SIGTERM');
+    expect(stopper.cancelled.aborted).toBe(true);
+    expect(stopper.interruptedBy).toBeUndefined();
+    expect(kill).not.toHaveBeenCalled();
+  });
 });

@@ -183,6 +183,14 @@ describe('writing where the parent shows', () => {
     expect(readAll(disk)).toEqual(model);
   });
 
+  test('an image with a parent that is opened without one is an error, not an endless loop', () => {
+    const { script, source } = setUp();
+    const gate = new IoGate(IoGate.seed(1), 0);
+    const disk = new Disk(SIZE, script, source, { edit: { editor: script, gate } });
+    script.allocate = () => 0;
+    expect(disk.write(bytes, 0, 10, at(240))).toBe(-EIO);
+  });
+
   test('a driver that breaks its promise is an error, not an endless loop', () => {
     const { script, disk } = setUp();
     script.reserve = (from, _length, out) => out.set(from + 1, 10, 0, true, 0);
@@ -213,6 +221,19 @@ describe('zeroing where the parent shows', () => {
     memory.bytes.fill(0xee);
     expect(disk.zero(at(210), 20, 'keep')).toBe(0);
     model.fill(0, 210, 230);
+    expect(readAll(disk)).toEqual(model);
+  });
+
+  test('whole units are not discarded where neither the image nor the parent has anything', () => {
+    const { script, disk, model } = setUp();
+    script.map[7] = 30;
+    // Of the parent, blocks 1 and 4 are empty, and all behind 6.
+    expect(disk.zero(at(100), SIZE - 100, 'punch')).toBe(0);
+    expect(script.calls.filter((call) => call.startsWith('discard'))).toEqual([`discard 200 +${SIZE - 200}`]);
+    script.calls.length = 0;
+    expect(disk.zero(at(100), 100, 'punch')).toBe(0);
+    expect(script.calls).toEqual(['begin', 'changed']);
+    model.fill(0, 100);
     expect(readAll(disk)).toEqual(model);
   });
 

@@ -59,6 +59,30 @@ describe('chooseDriver', () => {
   });
 
   test.each([
+    ['QFI\xfb\0\0\0\x03', 'QCOW'],
+    ['KDMV\x01', 'VMDK'],
+    ['# Disk DescriptorFile\nversion=1', 'VMDK'],
+    ['WithoutFreeSpace', 'Parallels'],
+  ])('never takes %j for raw: %s is not read', (start, title) => {
+    const bytes = new Uint8Array(4096);
+    bytes.set(Buffer.from(start, 'latin1'));
+    for (const more of [{}, { device: true }, { anyNameIsRaw: true }]) {
+      expect(() => chooseDriver(new MemorySource(bytes, 'disk.img'), request(DRIVERS, more))).toThrow(
+        expect.objectContaining({ kind: 'unrecognized', message: expect.stringContaining(title) }),
+      );
+    }
+    const named = request(DRIVERS, { format: 'raw' });
+    expect(chooseDriver(new MemorySource(bytes, 'disk.img'), named)).toBe(rawDriver);
+  });
+
+  test('takes a parent of unrecorded format for raw, where its name says nothing else', () => {
+    const anyName = request(DRIVERS, { anyNameIsRaw: true });
+    for (const name of ['disk', 'base.old', 'a.raw'])
+      expect(chooseDriver(file(name), anyName)).toBe(rawDriver);
+    expect(() => chooseDriver(file('base.vhdx'), anyName)).toThrow(/the name says VHDX/);
+  });
+
+  test.each([
     ['disk.vhdx', /the name says VHDX, but its signature is not there/],
     ['disk.vhd', /the name says VHD, but/],
     ['disk.foo', /neither VHD nor VHDX nor VDI nor QED/],

@@ -318,6 +318,15 @@ describe('mountOptions', () => {
     for (const word of ['rw', 'sync']) expect(words({})).not.toContain(word);
   });
 
+  it('goes past the page cache where files share a disk that is written to', () => {
+    const windows = [{ name: 'a.p1', of: 0, start: 0, size: 512, attributes: [] }];
+    for (const writable of [true, false]) {
+      const tree = trees.seed([{ name: 'a', content: CONTENT, writable }], { windows });
+      expect(words({ tree }).includes('direct_io')).toBe(writable);
+      expect(words({ tree }).includes('kernel_cache')).toBe(!writable);
+    }
+  });
+
   it('passes on what was asked for', () => {
     const asked = words({ allowOther: true, noexec: true, trace: true });
     expect(asked).toEqual(expect.arrayContaining(['allow_other', 'noexec', 'debug']));

@@ -9,7 +9,7 @@ import {
 } from '../../../src/transport/kernel/handshake.ts';
 import { decodeReply, request, type TreeOptions, Trees, u32 } from './support.ts';
 
-const READ_ONLY: MountUse = { writable: false, cached: false };
+const READ_ONLY: MountUse = { writable: false, cached: false, direct: false };
 const answerInit = (request: Buffer, use: MountUse = READ_ONLY): InitVerdict => answer(request, use);
 
 const INIT = 26;
@@ -26,6 +26,9 @@ const PARALLEL_DIROPS = 1 << 18;
 const MAX_PAGES = 1 << 22;
 const EXPLICIT_INVAL_DATA = 1 << 25;
 const HANDLE_KILLPRIV_V2 = 1 << 28;
+const INIT_EXT = 1 << 30;
+/** In the second word. */
+const DIRECT_IO_ALLOW_MMAP = 1 << 4;
 const USED = [
   ASYNC_READ,
   DO_READDIRPLUS,
@@ -37,13 +40,19 @@ const USED = [
 ].reduce((all, flag) => all | flag);
 
 /** An INIT request: fuse_init_in of 16 bytes, or of 64 from 7.36 on. */
-function init(major: number, minor: number, flags: number, bodyBytes = minor >= 36 ? 64 : 16): Buffer {
+function init(
+  major: number,
+  minor: number,
+  flags: number,
+  bodyBytes = minor >= 36 ? 64 : 16,
+  flags2 = 0x7fffffff,
+): Buffer {
   const body = Buffer.concat([
     u32(major), // major
     u32(minor), // minor
     u32(131_072), // max_readahead
     u32(flags), // flags
-    u32(0x7fffffff), // flags2
+    u32(flags2), // flags2
     Buffer.alloc(44, 0xee), // unused
   ]);
   return request(INIT, 0, body.subarray(0, bodyBytes));
@@ -55,6 +64,7 @@ interface Agreed {
   readonly maxReadahead: number;
   readonly flags: number;
   readonly maxWrite: number;
+  readonly flags2: number;
 }
 
 /** The fuse_init_out of an answer. Checks the parts that are always the same. */
@@ -67,7 +77,7 @@ function agreed({ reply }: InitVerdict): Agreed {
   expect(payload.readUInt32LE(24), 'time_gran').toBe(1);
   expect(payload.readUInt16LE(28), 'max_pages').toBe(256);
   expect(
-    payload.subarray(30).every((byte) => byte === 0),
+    [payload.subarray(30, 32), payload.subarray(36)].flatMap((part) => [...part]).every((byte) => byte === 0),
     'the rest',
   ).toBe(true);
   return {
@@ -76,6 +86,7 @@ function agreed({ reply }: InitVerdict): Agreed {
     maxReadahead: payload.readUInt32LE(8),
     flags: payload.readUInt32LE(12) | 0,
     maxWrite: payload.readUInt32LE(20),
+    flags2: payload.readUInt32LE(32),
   };
 }
 
@@ -91,16 +102,37 @@ describe('answerInit', () => {
   ])('agrees with a kernel that speaks 7.%i on 7.%i', (kernel, minor) => {
     const answer = answerInit(init(7, kernel, -1));
     expect(answer).toMatchObject({ verdict: 'agreed', minor });
-    expect(agreed(answer)).toEqual({ major: 7, minor, maxReadahead: 131_072, flags: USED, maxWrite: 4096 });
+    expect(agreed(answer)).toEqual({
+      major: 7,
+      minor,
+      maxReadahead: 131_072,
+      flags: USED,
+      maxWrite: 4096,
+      flags2: 0,
+    });
   });
 
   it.each([
     ['keeps writes in the page cache', true, USED | BIG_WRITES | HANDLE_KILLPRIV_V2 | WRITEBACK_CACHE],
     ['keeps none there', false, USED | BIG_WRITES | HANDLE_KILLPRIV_V2],
   ])('for a writable mount takes 1 MiB at once, and %s', (_, cached, flags) => {
-    const use = { writable: true, cached };
+    const use = { writable: true, cached, direct: false };
     expect(agreed(answerInit(init(7, 38, -1), use))).toMatchObject({ flags, maxWrite: 1 << 20 });
     expect(agreed(answerInit(init(7, 38, ASYNC_READ), use)).flags).toBe(ASYNC_READ);
+  });
+
+  it('lets files be mapped that go past the page cache, where the kernel can', () => {
+    const use = { writable: true, cached: false, direct: true };
+    const flags = USED | BIG_WRITES | HANDLE_KILLPRIV_V2;
+    const all = agreed(answerInit(init(7, 38, -1), use));
+    expect(all).toMatchObject({ flags: flags | INIT_EXT, flags2: DIRECT_IO_ALLOW_MMAP });
+    expect(agreed(answerInit(init(7, 38, ~INIT_EXT), use))).toMatchObject({ flags, flags2: 0 });
+    expect(agreed(answerInit(init(7, 38, -1, 64, ~DIRECT_IO_ALLOW_MMAP), use))).toMatchObject({
+      flags,
+      flags2: 0,
+    });
+    // Of a kernel that is older than the field.
+    expect(agreed(answerInit(init(7, 35, -1), use))).toMatchObject({ flags, flags2: 0 });
   });
 
   it.each([
@@ -171,6 +203,14 @@ describe('useOf', () => {
     ['as the root, of a page and a byte', 4097, true, { shape: 'file' }, false],
     ['as the root, of no bytes', 0, true, { shape: 'file' }, false],
   ] as const)('lets writes wait in the page cache or not: %s', (_, size, writable, options, cached) => {
-    expect(use(size, writable, options)).toEqual({ writable, cached });
+    expect(use(size, writable, options)).toEqual({ writable, cached, direct: false });
   });
+
+  it.each([true, false])(
+    'keeps nothing in the page cache where files share a disk (writable: %s)',
+    (writable) => {
+      const windows = [{ name: 'a.p1', of: 0, start: 512, size: 512, attributes: [] }];
+      expect(use(4096, writable, { windows })).toEqual({ writable, cached: false, direct: writable });
+    },
+  );
 });

@@ -62,7 +62,7 @@ describe.skipIf(!haveSyscalls())('session (needs koffi: a socket pair stands for
     const request = {
       mountpoint: '/nowhere/at/all',
       threads: 1,
-      tree: { shape: 'directory', files: [{ name: 'a.raw', writable }], sync: false },
+      tree: { shape: 'directory', files: [{ name: 'a.raw', writable }], windows: [], sync: false },
       trace: false,
       log: { debug: silent, warn: silent, error: (text: string) => errors.push(text) },
     } as unknown as MountRequest;

@@ -16,7 +16,7 @@ import { expect } from 'vitest';
 import { rawDriver } from '../../../src/formats/raw/driver.ts';
 import { Counters } from '../../../src/fuse/counters.ts';
 import { FileSystem } from '../../../src/fuse/filesystem.ts';
-import { type FileSeed, type TreeSeed, timeOf } from '../../../src/fuse/tree.ts';
+import { type FileSeed, type TreeSeed, timeOf, type WindowSeed } from '../../../src/fuse/tree.ts';
 import { IoGate } from '../../../src/shared/io-gate.ts';
 import { PagePool } from '../../../src/shared/page-pool.ts';
 import { TableAllocator } from '../../../src/shared/paged-table.ts';
@@ -37,6 +37,7 @@ export interface RawFile {
 }
 
 export interface TreeOptions {
+  readonly windows?: readonly WindowSeed[];
   readonly shape?: TreeSeed['shape'];
   readonly sync?: boolean;
 }
@@ -64,16 +65,20 @@ export class Trees {
   readonly #directory = mkdtempSync(join(tmpdir(), 'vdisk-unit-'));
   readonly #sources: FileSource[] = [];
 
-  seed(files: readonly RawFile[], { shape = 'directory', sync = false }: TreeOptions = {}): TreeSeed {
+  seed(
+    files: readonly RawFile[],
+    { shape = 'directory', sync = false, windows = [] }: TreeOptions = {},
+  ): TreeSeed {
     const seeds = files.map((file) => this.#file(file));
     return {
       shape,
       files: seeds,
+      windows,
       pool: PagePool.seed(1 << 16),
       allocated: new Float64Array(new SharedArrayBuffer(seeds.length * 8)).fill(1000)
         .buffer as SharedArrayBuffer,
       gate: IoGate.seed(THREADS + 2),
-      counters: Counters.seed(THREADS + 2, files.length),
+      counters: Counters.seed(THREADS + 2, files.length + windows.length),
       sync,
       times: new SharedArrayBuffer(seeds.length * 24),
       uid: UID,

@@ -109,9 +109,9 @@ describe('the parent', () => {
     const { parent } = open({ ...CHILD, linkage: Uint8Array.from({ length: 16 }, (_, n) => n) });
     const vhd = (text: string) => ({ ...open(BASE), identity: [{ name: 'unique-id', text }] });
     expect(parent!.compare(vhd('00010203-0405-0607-0809-0a0b0c0d0e0f'))).toBeUndefined();
-    expect(parent!.compare(vhd('03020100-0504-0706-0809-0a0b0c0d0e0f'))).toMatchObject({
+    expect(parent!.compare(vhd('ff020100-0504-0706-0809-0a0b0c0d0e0f'))).toMatchObject({
       severity: 'other',
-      found: 'create UUID 03020100-0504-0706-0809-0a0b0c0d0e0f',
+      found: 'create UUID ff020100-0504-0706-0809-0a0b0c0d0e0f',
     });
   });
 

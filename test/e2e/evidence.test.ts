@@ -19,8 +19,9 @@ import type { EvidenceRecord } from '../../src/evidence/record.ts';
 import { findMount } from '../../src/transport/mountinfo.ts';
 import { chains } from '../support/encoders/vdi.ts';
 import { samples } from '../support/encoders/vhdx.ts';
+import { isMounted } from '../support/leftovers.ts';
 import { gateOf, isRunning, must, run, TO_MOUNT, until } from '../support/machine.ts';
-import { isMounted, logged, Stage, VDISK_MOUNT } from '../support/mount.ts';
+import { logged, Stage, VDISK_MOUNT } from '../support/mount.ts';
 import { IMAGES } from '../support/oracle.ts';
 import { random } from '../support/random.ts';
 import { expectRefusal, SYSTEM, USAGE } from './refusal.ts';
@@ -141,7 +142,8 @@ describe(gate.title('evidence'), { skip: gate.skip }, () => {
   const title = there
     ? real.title('so is a dirty VHDX that QEMU made')
     : 'a VHDX of QEMU (left out: not there)';
-  it.skipIf(real.skip || !there)(title, async () => {
+  // As an option: the one of the suite, false, would win over skipIf.
+  it(title, { skip: real.skip || !there }, async () => {
     const path = join(stage.makeDirectory('case'), 'qemu.vhdx');
     await must('sh', ['-c', 'xz -dc "$1" > "$2"', 'sh', REAL_DIRTY, path]);
     const before = sha256(readFileSync(path));
@@ -198,8 +200,9 @@ describe(gate.title('evidence'), { skip: gate.skip }, () => {
   });
 
   const tracer = gateOf('program: strace');
-  it.skipIf(tracer.skip)(
+  it(
     tracer.title('no system call writes to a file of it or opens one for writing'),
+    { skip: tracer.skip },
     async () => {
       const { paths } = chain();
       const trace = stage.fresh('trace');
@@ -281,25 +284,24 @@ describe(gate.title('evidence'), { skip: gate.skip }, () => {
   });
 
   const setpriv = gateOf('program: setpriv');
-  it.skipIf(setpriv.skip)(
-    setpriv.title('who may not use O_NOATIME is told, and so is the record'),
-    async () => {
-      const { path } = dirty();
-      await must('chown', ['12345', path]);
-      age(path);
-      const to = stage.fresh('record.json');
-      const mountpoint = stage.makeDirectory('mnt');
-      const options = ['--bounding-set', '-fowner', '--inh-caps', '-fowner', VDISK_MOUNT, '--evidence'];
-      const ran = await run('setpriv', [...options, '--record', to, path, mountpoint]);
-      expect(ran.status, ran.stderr).toBe(0);
-      expect(ran.stderr).toContain('reading may change its access time');
-      expect(record(to).files[0]!['no-atime']).toBe(false);
-      expect(record(to).notices[0]).toContain('O_NOATIME is for the owner');
-      await must('umount', [mountpoint]);
-      await until('it is compared', () => record(to).state === 'closed');
-      expect(record(to).result?.outcome).toBe('unchanged');
-    },
-  );
+  it(setpriv.title('who may not use O_NOATIME is told, and so is the record'), {
+    skip: setpriv.skip,
+  }, async () => {
+    const { path } = dirty();
+    await must('chown', ['12345', path]);
+    age(path);
+    const to = stage.fresh('record.json');
+    const mountpoint = stage.makeDirectory('mnt');
+    const options = ['--bounding-set', '-fowner', '--inh-caps', '-fowner', VDISK_MOUNT, '--evidence'];
+    const ran = await run('setpriv', [...options, '--record', to, path, mountpoint]);
+    expect(ran.status, ran.stderr).toBe(0);
+    expect(ran.stderr).toContain('reading may change its access time');
+    expect(record(to).files[0]!['no-atime']).toBe(false);
+    expect(record(to).notices[0]).toContain('O_NOATIME is for the owner');
+    await must('umount', [mountpoint]);
+    await until('it is compared', () => record(to).state === 'closed');
+    expect(record(to).result?.outcome).toBe('unchanged');
+  });
 
   it('a full disk under the record: nothing is mounted, or the record stays open', async () => {
     const small = stage.makeDirectory('small');
@@ -350,8 +352,9 @@ describe(gate.title('evidence'), { skip: gate.skip }, () => {
   });
 
   const terminal = gateOf('program: script');
-  it.skipIf(terminal.skip)(
+  it(
     terminal.title('shows on a terminal how far hashing is'),
+    { skip: terminal.skip },
     async () => {
       const copy = vast(2 ** 30);
       const mountpoint = stage.makeDirectory('mnt');

@@ -15,6 +15,7 @@ import {
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { ImageError } from '../base/errors.ts';
+import { shownPath } from '../base/text.ts';
 
 export interface NewFile {
   /** The first bytes; the rest is a hole. */
@@ -55,17 +56,53 @@ export function createFile(path: string, mode: number, file: NewFile): void {
 }
 
 /**
- * A link, and not a rename, so that what another process made meanwhile is not replaced. On file systems without links
- * it is a rename, and what was made in that very moment is.
+ * Makes `path` a file of what `fill` writes into the descriptor, stable when this returns. With `replace` it takes the
+ * place of a file that is there, at once; else one that is there stays, and is an error. Throws ImageError, or what
+ * `fill` threw, with nothing left behind and nothing replaced.
  */
-function giveName(temporary: string, path: string): void {
+export async function makeFile(
+  path: string,
+  { mode, replace }: { readonly mode: number; readonly replace: boolean },
+  fill: (fd: number) => Promise<void>,
+): Promise<void> {
+  const directory = dirname(path);
+  const temporary = unusedPath(directory);
+  try {
+    const fd = openSync(temporary, 'wx+', mode);
+    try {
+      await fill(fd);
+      if (replace) renameSync(temporary, path);
+      else if (!giveName(temporary, path)) throw alreadyThere(path);
+    } finally {
+      closeSync(fd);
+      rmSync(temporary, { force: true });
+    }
+    syncDirectory(directory);
+  } catch (problem) {
+    throw problem instanceof ImageError ? problem : describeFailure(path, problem);
+  }
+}
+
+export const alreadyThere = (path: string): ImageError =>
+  new ImageError('usage', `${shownPath(path)}: is there already`, {
+    hint: 'Name another file; or --force puts the new one in its place, and what is in it is lost.',
+  });
+
+/**
+ * A link, and not a rename, so that what another process made meanwhile is not replaced. On file systems without links
+ * it is a rename, and what was made in that very moment is. False where another file has the name.
+ */
+function giveName(temporary: string, path: string): boolean {
   try {
     linkSync(temporary, path);
+    return true;
   } catch (problem) {
     const code = String(codeOf(problem));
-    if (code === 'EEXIST') return;
+    if (code === 'EEXIST') return false;
     if (!['EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS'].includes(code)) throw problem;
-    if (!existsSync(path)) renameSync(temporary, path);
+    if (existsSync(path)) return false;
+    renameSync(temporary, path);
+    return true;
   }
 }
 
@@ -112,6 +149,15 @@ function describeFailure(path: string, problem: unknown): ImageError {
     case 'EPERM':
     case 'EROFS':
       return new ImageError('denied', `${path}: cannot be created: permission denied`, { cause: problem });
+    case 'ENOSPC':
+    case 'EDQUOT':
+      return new ImageError('io', `${path}: cannot be created: no space is left on the file system`, {
+        cause: problem,
+      });
+    case 'EFBIG':
+      return new ImageError('io', `${path}: cannot be created: the file system has no files that large`, {
+        cause: problem,
+      });
     default:
       return ImageError.from(problem, 'io', `${path}: cannot be created`);
   }

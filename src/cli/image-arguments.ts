@@ -27,9 +27,14 @@ const formatOptions = MOUNT_OPTIONS.filter((spec) =>
 
 /** Adds the arguments to a command whose positional is `images`. */
 export function takeImageArguments(command: Argv): Argv {
+  command.positional('images', { type: 'string', array: true, describe: 'image files' });
+  return takeImageOptions(command);
+}
+
+/** Adds the options of these, for a command with positionals of its own. */
+export function takeImageOptions(command: Argv, json = 'a JSON array on stdout'): Argv {
   command
-    .positional('images', { type: 'string', array: true, describe: 'image files' })
-    .option('json', { type: 'boolean', describe: 'a JSON array on stdout' })
+    .option('json', { type: 'boolean', describe: json })
     .option('format', {
       type: 'string',
       choices: DRIVERS.map((driver) => driver.id),
@@ -76,7 +81,7 @@ function parentArguments(parsed: Record<string, unknown>): ChainPolicy {
 /** What was given. Throws ImageError('usage'). */
 export function imageArguments(parsed: Record<string, unknown>): ImageArguments {
   return {
-    paths: (parsed['images'] as string[]).map(String),
+    paths: ((parsed['images'] ?? []) as string[]).map(String),
     format: parsed['format'] as FormatId | undefined,
     formatOptions: formatOptions.flatMap(({ name }) =>
       typeof parsed[name] === 'string' ? [[name, parsed[name]] as const] : [],

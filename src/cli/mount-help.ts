@@ -4,7 +4,8 @@ import yargs from 'yargs';
 import { DRIVERS } from '../formats/registry.ts';
 import { MOUNT_OPTIONS } from './mount-options.ts';
 
-const EXAMPLES = [
+/** "$0" stands for the program. */
+export const MOUNT_EXAMPLES = [
   ['$0 disk.vhdx /mnt/img', 'show disk.vhdx as /mnt/img/disk.raw'],
   ['losetup -fP --show /mnt/img/disk.raw', 'then attach it with its partitions'],
   ['$0 -r disk.vhdx /mnt/img', 'only to read: the image is not changed, whatever happens'],
@@ -14,10 +15,20 @@ const EXAMPLES = [
   ['umount /mnt/img', 'the end (not root: fusermount3 -u /mnt/img)'],
 ] as const;
 
+/** Exit statuses: those of mount(8), and one of ours. */
+export const MOUNT_STATUSES = [
+  [0, 'mounted'],
+  [1, 'usage or permission'],
+  [2, 'system error'],
+  [4, 'internal bug'],
+  [8, 'interrupted'],
+  [32, 'mount failure'],
+  [200, 'evidence that has changed (of the daemon, which has the command as its parent only with -f)'],
+] as const;
+
 const EPILOGUE =
   `Formats: ${DRIVERS.map((driver) => driver.id).join(', ')}. ` +
-  'Exit status: 0 mounted, 1 usage or permission, 2 system error, 4 internal bug, 8 interrupted, 32 mount failure, ' +
-  '200 evidence that has changed (of the daemon, which has the command as its parent only with -f).';
+  `Exit status: ${MOUNT_STATUSES.map(([status, what]) => `${status} ${what}`).join(', ')}.`;
 
 /** What `vdisk-mount --help` prints. */
 export async function mountHelp(): Promise<string> {
@@ -47,7 +58,7 @@ export async function mountHelp(): Promise<string> {
       ...(spec.default === undefined ? {} : { defaultDescription: spec.default }),
     });
   }
-  for (const [command, what] of EXAMPLES) help = help.example(command, what);
+  for (const [command, what] of MOUNT_EXAMPLES) help = help.example(command, what);
   return `${await help.getHelp()}\n`;
 }
 

@@ -1,12 +1,16 @@
 /** `vdisk COMMAND`: what can be done with an image without mounting it. */
 
-import yargs from 'yargs';
+import yargs, { type Argv } from 'yargs';
 import { ImageError } from '../base/errors.ts';
 import { ALGORITHMS } from '../evidence/algorithms.ts';
 import { CHECK_STATUS, check, NOT_CHECKED } from './check.ts';
+import { compare, compareArguments, NOT_COMPARED, takeCompareArguments } from './compare.ts';
+import { completion, SHELLS, type Shell } from './completion.ts';
+import { create, createArguments, takeCreateArguments } from './create.ts';
 import { hash } from './hash.ts';
 import { complain, imageArguments, takeImageArguments, takeParentArguments } from './image-arguments.ts';
 import { info } from './info.ts';
+import { map, mapArguments, takeMapArguments } from './map.ts';
 import { VERIFY_STATUS, verify } from './verify.ts';
 import { VERSION } from './version.ts';
 
@@ -14,10 +18,13 @@ const OK = 0;
 const FAILED = 1;
 const USAGE = 2;
 
-/** Runs vdisk; returns its exit status: 0 done, 1 failed, 2 usage, but what `check` and `verify` say of theirs. */
-export async function main(args: readonly string[]): Promise<number> {
+/**
+ * Tells `parser` all commands. Completion and the man pages are made from it too (reference.ts). Returns a function that
+ * says with what status the command that has run ended.
+ */
+export function declareCommands(parser: Argv): () => number {
   let status = OK;
-  const parser = yargs([...args])
+  parser
     .scriptName('vdisk')
     .usage('Usage: $0 COMMAND [options]')
     .parserConfiguration({ 'parse-positional-numbers': false, 'camel-case-expansion': false })
@@ -45,6 +52,22 @@ export async function main(args: readonly string[]): Promise<number> {
       },
       (parsed) => {
         status = check(imageArguments(parsed));
+      },
+    )
+    .command(
+      'map <image>',
+      'say where the bytes of a disk are: in which image of the chain, and where in its file',
+      takeMapArguments,
+      async (parsed) => {
+        status = await map(mapArguments(parsed));
+      },
+    )
+    .command(
+      'compare <first> <second>',
+      'say whether two images show the same disk',
+      takeCompareArguments,
+      (parsed) => {
+        status = compare(compareArguments(parsed));
       },
     )
     .command(
@@ -78,6 +101,27 @@ export async function main(args: readonly string[]): Promise<number> {
         status = await verify(String(parsed['record']), parsed['json'] === true);
       },
     )
+    .command(
+      'completion <shell>',
+      'print what a shell needs to complete vdisk and vdisk-mount',
+      (command) => {
+        command
+          .positional('shell', { type: 'string', choices: SHELLS, describe: 'for which shell' })
+          .example('source <($0 completion bash)', 'in ~/.bashrc')
+          .example('source <($0 completion zsh)', 'in ~/.zshrc, after compinit')
+          .example('$0 completion fish | source', 'in ~/.config/fish/config.fish');
+      },
+      (parsed) => {
+        process.stdout.write(completion(parsed['shell'] as Shell, declareCommands));
+        status = OK;
+      },
+    )
+    .command(
+      'create [file] [size]',
+      'make an image file',
+      (command) => void takeCreateArguments(command),
+      (parsed) => create(createArguments(parsed)),
+    )
     .demandCommand(1, 'a command is needed')
     .strict()
     .version('version', 'show the version', VERSION)
@@ -87,15 +131,26 @@ export async function main(args: readonly string[]): Promise<number> {
     .epilogue('Exit status: 0 done, 1 failed, 2 usage.')
     .exitProcess(false)
     .fail((message, problem) => {
-      throw problem ?? new ImageError('usage', message, { hint: 'See vdisk --help.' });
+      // yargs tells values that it does not know in several lines.
+      const line = message?.replaceAll(/:?\n+ */g, ': ');
+      throw problem ?? new ImageError('usage', line, { hint: 'See vdisk --help.' });
     });
+  return () => status;
+}
+
+/** Runs vdisk; returns its exit status: 0 done, 1 failed, 2 usage, but what `check` and `verify` say of theirs. */
+export async function main(args: readonly string[]): Promise<number> {
+  const parser = yargs([...args]);
+  const status = declareCommands(parser);
   try {
     await parser.parseAsync();
-    return status;
+    return status();
   } catch (problem) {
     const { kind } = complain(problem);
     // 2 would say that errors were found.
     if (args.find((word) => !word.startsWith('-')) === 'check') return NOT_CHECKED;
+    // 1 would say that they differ.
+    if (args.find((word) => !word.startsWith('-')) === 'compare') return NOT_COMPARED;
     return kind === 'usage' ? USAGE : FAILED;
   }
 }

@@ -5,10 +5,16 @@ import { resolve } from 'node:path';
 import { ImageError } from '../base/errors.ts';
 import { DEFAULT_POLICY } from '../chain/policy.ts';
 import { closeImages, type OpenedImage, openImages } from '../daemon/images.ts';
-import { CONTENT_FIELDS, diskTask, fileTask, stateOfLayer } from '../evidence/custody.ts';
-import { type Difference, describeDifference, differences, type FileState } from '../evidence/file-state.ts';
+import {
+  CONTENT_FIELDS,
+  type Difference,
+  describeDifference,
+  differences,
+  type FileState,
+} from '../evidence/file-state.ts';
 import { hashAll } from '../evidence/hash.ts';
 import type { HashTask } from '../evidence/hash-thread.ts';
+import { diskTask, fileTask, stateOfLayer } from '../evidence/held.ts';
 import { progressTo } from '../evidence/progress.ts';
 import {
   type EvidenceRecord,

@@ -8,7 +8,8 @@ import { ImageError } from '../base/errors.ts';
 import { Custody, type HashControl } from '../evidence/custody.ts';
 import { progressTo } from '../evidence/progress.ts';
 import { Counters } from '../fuse/counters.ts';
-import { isWritable, type TreeSeed, timeOf } from '../fuse/tree.ts';
+import { FileTimes, timeOf } from '../fuse/times.ts';
+import { isWritable, type TreeSeed } from '../fuse/tree.ts';
 import { IoGate } from '../shared/io-gate.ts';
 import { PagePool } from '../shared/page-pool.ts';
 import { kernelTransport } from '../transport/kernel/session.ts';
@@ -164,7 +165,7 @@ function mountRequest(
     pool: PagePool.seed(config.cacheBytes),
     allocated,
     gate: IoGate.seed(config.threads + 2),
-    times: new SharedArrayBuffer(files.length * 24),
+    times: FileTimes.seed(files.length),
     counters: Counters.seed(config.threads + 2, files.length),
     sync: config.sync,
     uid: config.uid,

@@ -11,6 +11,7 @@ import { DATA, Extent, HOLE } from '../image/extent.ts';
 import type { IoGate } from '../shared/io-gate.ts';
 import type { BlockSource } from '../source/block-source.ts';
 import { Forker } from './forker.ts';
+import { Walker } from './walker.ts';
 
 /** A 64 TiB disk of 1 MiB blocks takes less than a second. */
 const MAX_SEEK_MS = 2000;
@@ -296,6 +297,11 @@ export class Disk {
   /** At the end of a mount, when no other thread works on the disk: leaves the image clean. Returns 0 or -errno. */
   close(): Status {
     return this.#edit === undefined ? 0 : this.#edit.editor.close();
+  }
+
+  /** Tells where bytes come from, down the chain. Not for the data path; of a disk that nobody is writing to. */
+  walker(): Walker {
+    return new Walker(this.size, this.#translator, this.#source, this.#parent?.walker());
   }
 
   /**

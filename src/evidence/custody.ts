@@ -3,33 +3,29 @@
  * record of both.
  */
 
-import { readlinkSync } from 'node:fs';
 import { hostname, userInfo } from 'node:os';
 import { dirname } from 'node:path';
 import { ImageError } from '../base/errors.ts';
-import type { ByteCount } from '../base/units.ts';
-import type { Layer } from '../chain/layer.ts';
 import type { Report } from '../image/driver.ts';
 import type { PagePoolSeed } from '../shared/page-pool.ts';
 import {
+  CONTENT_FIELDS,
   type Difference,
   describeDifference,
   differences,
-  type FileState,
   pathDifference,
-  stateNow,
-  stateOf,
 } from './file-state.ts';
 import { type HashOptions, type HashOutcome, hashAll } from './hash.ts';
-import type { HashTask } from './hash-thread.ts';
 import {
-  type EvidenceRecord,
-  formatRecord,
-  type HashMode,
-  type RecordedDisk,
-  type RecordedFile,
-  type RecordResult,
-} from './record.ts';
+  diskOf,
+  filesOf,
+  fileTask,
+  type HeldDisk,
+  type HeldFile,
+  type HeldImage,
+  stateOfLayer,
+} from './held.ts';
+import { type EvidenceRecord, formatRecord, type HashMode, type RecordResult } from './record.ts';
 import { RecordFile } from './record-file.ts';
 
 /** What the command line says; plain data. */
@@ -51,26 +47,7 @@ export interface CustodyContext extends Pick<EvidenceRecord, 'mountpoint' | 'mou
   readonly log: { readonly warn: Report; readonly error: Report };
 }
 
-/** One image with its parents, nearest first, and the name of its disk. */
-export interface HeldImage {
-  readonly name: string;
-  readonly layers: readonly [Layer, ...Layer[]];
-}
-
 export type HashControl = Pick<HashOptions, 'signal' | 'progress' | 'script'>;
-
-interface HeldFile {
-  readonly recorded: RecordedFile;
-  readonly layer: Layer;
-}
-
-interface HeldDisk {
-  readonly recorded: RecordedDisk;
-  readonly task: HashTask;
-}
-
-/** Those that nobody but a writer changes. */
-export const CONTENT_FIELDS = ['size', 'modified', 'changed'] as const;
 
 const now = (): string => new Date().toISOString();
 
@@ -287,56 +264,6 @@ function userName(): string {
     // A number that no account has.
     return '';
   }
-}
-
-export const stateOfLayer = ({ source }: Pick<Layer, 'source'>): FileState =>
-  stateNow(source.share().fd, source.size);
-
-/** All bytes that the file has now. */
-export function fileTask({ source }: Pick<Layer, 'source'>): HashTask {
-  const size = new SharedArrayBuffer(8);
-  new Float64Array(size)[0] = stateOfLayer({ source }).size;
-  return { kind: 'file', source: { ...source.share(), size } };
-}
-
-/** The disk that a chain shows, only to be read; `layers` are the image and its parents. */
-export function diskTask(layers: HeldImage['layers'], pool: PagePoolSeed): HashTask {
-  const [top, ...parents] = layers;
-  const seed = ({ image, source }: Layer) => ({ image: image.share(), source: source.share() });
-  return { kind: 'disk', layers: [seed(top), ...parents.map(seed)], size: top.image.virtualSize, pool };
-}
-
-function diskOf({ name, layers }: HeldImage, pool: PagePoolSeed): HeldDisk {
-  const size: ByteCount = layers[0].image.virtualSize;
-  const files = layers.map(({ path }) => path);
-  return { recorded: { name, size, files }, task: diskTask(layers, pool) };
-}
-
-/** Each file once, however many chains it is in. */
-function filesOf(images: readonly HeldImage[]): HeldFile[] {
-  const held = new Map<string, HeldFile>();
-  for (const { layers } of images) {
-    layers.forEach((layer, index) => {
-      if (held.has(layer.path)) return;
-      held.set(layer.path, { layer, recorded: recordedFile(layer, layers[index + 1]) });
-    });
-  }
-  return [...held.values()];
-}
-
-function recordedFile({ path, source, image, device }: Layer, parent: Layer | undefined): RecordedFile {
-  const { stat, noAtime } = source.found!;
-  return {
-    path,
-    'real-path': readlinkSync(`/proc/self/fd/${source.share().fd}`),
-    'block-device': device,
-    ...stateOf(stat, source.size),
-    'no-atime': noAtime,
-    format: image.format,
-    variant: image.variant,
-    identity: Object.fromEntries(image.identity.map(({ name, text }) => [name, text])),
-    parent: parent && { path: parent.path, wanted: image.parent?.identity },
-  };
 }
 
 function prefixed(path: string, outcome: HashOutcome): HashOutcome {

@@ -24,6 +24,9 @@ export interface Difference {
   readonly after: string;
 }
 
+/** Those that nobody but a writer changes. */
+export const CONTENT_FIELDS = ['size', 'modified', 'changed'] as const;
+
 const BILLION = 1_000_000_000n;
 
 /** "2026-01-02T03:04:05.678901234Z", from nanoseconds since 1970. */

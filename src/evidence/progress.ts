@@ -1,4 +1,4 @@
-/** How far hashing is, in words. */
+/** How far hashing, or another pass over all bytes, is, in words. */
 
 import { type ByteCount, GIB, MIB } from '../base/units.ts';
 
@@ -12,17 +12,25 @@ function clock(seconds: number): string {
 }
 
 /** "hashing: 45 % of 1.20 GiB, 812 MiB/s, 0:23 left", after `elapsedMs`. The rate is that of all the time. */
-export function progressText(done: ByteCount, total: ByteCount, elapsedMs: number): string {
+export function progressText(
+  done: ByteCount,
+  total: ByteCount,
+  elapsedMs: number,
+  doing = 'hashing',
+): string {
   const percent = total === 0 ? 100 : Math.floor((done / total) * 100);
-  const text = `hashing: ${percent} % of ${inGiB(total)} GiB`;
+  const text = `${doing}: ${percent} % of ${inGiB(total)} GiB`;
   if (done === 0 || elapsedMs <= 0) return text;
   const perMs = done / elapsedMs;
   const left = Math.ceil((total - done) / perMs / 1000);
   return `${text}, ${Math.round((perMs * 1000) / MIB)} MiB/s, ${clock(left)} left`;
 }
 
-/** A listener for `hashAll` that says texts. */
-export function progressTo(say: (text: string) => void): (done: ByteCount, total: ByteCount) => void {
+/** A listener for `hashAll` and the like that says texts. */
+export function progressTo(
+  say: (text: string) => void,
+  doing?: string,
+): (done: ByteCount, total: ByteCount) => void {
   const begun = performance.now();
-  return (done, total) => say(progressText(done, total, performance.now() - begun));
+  return (done, total) => say(progressText(done, total, performance.now() - begun, doing));
 }

@@ -30,15 +30,8 @@ import type { Report } from '../image/driver.ts';
 import { PagePool } from '../shared/page-pool.ts';
 import { ROOT_NODE } from './abi.ts';
 import { Counters, READS, WRITES, ZEROINGS } from './counters.ts';
-import {
-  attachDisks,
-  type FileSeed,
-  isShared,
-  isWritable,
-  type Time,
-  type TreeSeed,
-  timeOfMs,
-} from './tree.ts';
+import { ATIME, CTIME, EPOCH, FileTimes, MTIME } from './times.ts';
+import { attachDisks, type FileSeed, isShared, isWritable, type TreeSeed } from './tree.ts';
 
 export const S_IFDIR = 0o040000;
 export const S_IFREG = 0o100000;
@@ -59,14 +52,6 @@ const PERMISSIONS = 0o7777;
 const FALLOC_FL_KEEP_SIZE = 1;
 const FALLOC_FL_PUNCH_HOLE = 2;
 const FALLOC_FL_ZERO_RANGE = 16;
-
-/** Values of a file in TreeSeed.times. */
-const TIMES = 3;
-const ATIME = 0;
-const MTIME = 1;
-const CTIME = 2;
-
-const EPOCH: Time = { seconds: 0, nanoseconds: 0 };
 
 /** Attributes of a node. Owned and reused by the caller. */
 export class Attributes {
@@ -127,7 +112,7 @@ export class FileSystem {
   readonly #shown: readonly Shown[];
   readonly #disks: readonly (Disk | Window)[];
   readonly #allocated: Float64Array;
-  readonly #times: Float64Array;
+  readonly #times: FileTimes;
   readonly #counters: Counters;
   readonly #pool: PagePool;
   /** Whether any file is writable; else the mount is read-only. */
@@ -148,7 +133,7 @@ export class FileSystem {
     });
     this.#shown = [...files, ...parts];
     this.#allocated = new Float64Array(seed.allocated);
-    this.#times = new Float64Array(seed.times);
+    this.#times = new FileTimes(seed.times);
     this.#pool = new PagePool(seed.pool);
     this.#counters = new Counters(seed.counters, this.#shown.length, thread);
     this.writable = isWritable(seed);
@@ -215,31 +200,15 @@ export class FileSystem {
     out.mode = S_IFREG | this.#permissions(file);
     out.links = 1;
     out.blockSize = file.blockSize;
-    out.atime = this.#time(index, ATIME, file.times.atime);
-    out.mtime = this.#time(index, MTIME, file.times.mtime);
-    out.ctime = this.#time(index, CTIME, file.times.ctime);
+    const times = this.#times;
+    out.atime = times.get(file.file, ATIME, file.times.atime);
+    out.mtime = times.get(file.file, MTIME, file.times.mtime);
+    out.ctime = times.get(file.file, CTIME, file.times.ctime);
     return 0;
   }
 
   #permissions(file: FileSeed): number {
     return (file.writable ? 0o644 : 0o444) & ~this.#seed.umask;
-  }
-
-  #time(index: number, which: number, otherwise: Time): Time {
-    const ms = this.#times[this.#shown[index]!.file * TIMES + which]!;
-    return ms === 0 ? otherwise : timeOfMs(ms);
-  }
-
-  /** A time of 1970-01-01 00:00 itself is told apart from "as in the seed" by less than a nanosecond. */
-  #setTime(index: number, which: number, ms: number): void {
-    this.#times[this.#shown[index]!.file * TIMES + which] = ms === 0 ? Number.MIN_VALUE : ms;
-  }
-
-  /** Bytes of the disk were changed. */
-  #touch(index: number): void {
-    const now = Date.now();
-    this.#setTime(index, MTIME, now);
-    this.#setTime(index, CTIME, now);
   }
 
   /**
@@ -265,10 +234,11 @@ export class FileSystem {
       const status = this.#cut(index, size);
       if (status < 0) return status;
     }
-    if (atime !== undefined) this.#setTime(index, ATIME, atime);
-    if (mtime !== undefined) this.#setTime(index, MTIME, mtime);
-    if (ctime !== undefined) this.#setTime(index, CTIME, ctime);
-    else if (atime !== undefined || mtime !== undefined) this.#setTime(index, CTIME, Date.now());
+    const times = this.#times;
+    if (atime !== undefined) times.set(file.file, ATIME, atime);
+    if (mtime !== undefined) times.set(file.file, MTIME, mtime);
+    if (ctime !== undefined) times.set(file.file, CTIME, ctime);
+    else if (atime !== undefined || mtime !== undefined) times.set(file.file, CTIME, Date.now());
     return 0;
   }
 
@@ -283,7 +253,7 @@ export class FileSystem {
     const status = disk.zero(guestOffset(at), length, how);
     this.#counters.count(index, ZEROINGS, status < 0 ? status : length);
     if (status < 0) return status;
-    this.#touch(index);
+    this.#times.touch(this.#shown[index]!.file);
     return this.#seed.sync ? disk.flush() : 0;
   }
 
@@ -337,7 +307,7 @@ export class FileSystem {
     const moved = disk.write(bytes, start, length, guestOffset(at));
     this.#counters.count(index, WRITES, moved);
     if (moved < 0) return moved;
-    if (!cached) this.#touch(index);
+    if (!cached) this.#times.touch(this.#shown[index]!.file);
     const stable = this.#seed.sync || (!cached && (flags & O_DSYNC) !== 0);
     const status = stable ? disk.flush() : 0;
     return status < 0 ? status : moved;

@@ -12,25 +12,7 @@ import { IoGate } from '../shared/io-gate.ts';
 import { PagePool, type PagePoolSeed } from '../shared/page-pool.ts';
 import type { SharedSource } from '../source/block-source.ts';
 import { attachSource } from '../source/file.ts';
-
-/** Since 1970. Milliseconds in a double would not be exact. */
-export interface Time {
-  readonly seconds: number;
-  readonly nanoseconds: number;
-}
-
-export function timeOf(nanoseconds: bigint): Time {
-  const rest = ((nanoseconds % BILLION) + BILLION) % BILLION;
-  return { seconds: Number((nanoseconds - rest) / BILLION), nanoseconds: Number(rest) };
-}
-
-const BILLION = 1_000_000_000n;
-
-/** From milliseconds, exact to a quarter of a microsecond. */
-export function timeOfMs(ms: number): Time {
-  const seconds = Math.floor(ms / 1000);
-  return { seconds, nanoseconds: Math.min(999_999_999, Math.floor((ms - seconds * 1000) * 1_000_000)) };
-}
+import type { Time } from './times.ts';
 
 /** One image of a chain. */
 export interface LayerSeed {
@@ -83,10 +65,7 @@ export interface TreeSeed {
   readonly gate: SharedArrayBuffer;
   /** Each write is stable when it returns (`-o sync`). */
   readonly sync: boolean;
-  /**
-   * Times of each file as writes and utimensat(2) changed them: 64-bit floats atime, mtime, ctime per file, in
-   * ms since 1970; 0 stands for the time in the seed. Written by whoever serves the change: the last one counts.
-   */
+  /** FileTimes.seed(files): see times.ts. */
   readonly times: SharedArrayBuffer;
   /** Counters.seed(threads + 2, files and windows): see counters.ts. */
   readonly counters: SharedArrayBuffer;

@@ -13,6 +13,7 @@ import type { PagePool } from '../shared/page-pool.ts';
 import type { TableAllocator } from '../shared/paged-table.ts';
 import type { BlockSource } from '../source/block-source.ts';
 import type { CheckReport } from './check.ts';
+import type { Creator } from './create.ts';
 import type { Extent } from './extent.ts';
 import type { IdentityMark, ParentLink } from './parent.ts';
 import type { Reservation } from './reservation.ts';
@@ -223,4 +224,6 @@ export interface FormatDriver {
    * cannot even be opened. Memory stays in proportion to the tables.
    */
   readonly check: ((source: BlockSource, context: OpenContext) => CheckReport) | undefined;
+  /** How new images of the format are made. */
+  readonly create: Creator;
 }

@@ -26,6 +26,12 @@ export interface StructInfo {
   readonly spec: string;
 }
 
+/** A field as the documentation tells it; `at` counts bytes from the start of the structure. */
+export interface FieldInfo extends Pick<Field<unknown>, 'size' | 'kind' | 'doc'> {
+  readonly name: string;
+  readonly at: number;
+}
+
 export interface Struct<T extends object> {
   readonly name: string;
   readonly size: number;
@@ -36,6 +42,9 @@ export interface Struct<T extends object> {
   decode(bytes: Uint8Array, base?: number): T;
   /** Writes every field at `base`. */
   encode(value: T, into: Uint8Array, base?: number): void;
+  readonly endian: StructInfo['endian'];
+  /** The fields in their order, for the documentation. */
+  readonly fields: readonly FieldInfo[];
   /** The structure as a Markdown table. */
   describe(): string;
 }
@@ -61,6 +70,8 @@ export function struct<F extends Fields>(name: string, info: StructInfo, fields:
     size: info.size,
     spec: info.spec,
     at: at as { readonly [K in keyof T]: number },
+    endian: info.endian,
+    fields: entries.map(([name, { size, kind, doc }]) => ({ name, at: at[name]!, size, kind, doc })),
     decode(bytes, base = 0) {
       const view = viewOf(bytes, base);
       const value: Record<string, unknown> = {};

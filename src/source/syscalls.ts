@@ -135,6 +135,11 @@ export function zeroRange(fd: number, at: number, length: number): number {
   return call(FALLOCATE, fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, at, length);
 }
 
+/** fallocate(2): the range has space on the host, and keeps the bytes that it has. Returns 0 or -errno. */
+export function reserveRange(fd: number, at: number, length: number): number {
+  return call(FALLOCATE, fd, FALLOC_FL_KEEP_SIZE, at, length);
+}
+
 /** fdatasync(2). Returns 0 or -errno. */
 export function dataSync(fd: number): number {
   return call('int fdatasync(int fd)', fd);

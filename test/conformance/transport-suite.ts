@@ -19,8 +19,9 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { findMount } from '../../src/transport/mountinfo.ts';
+import { isMounted } from '../support/leftovers.ts';
 import { gateOf, isRunning, must, type Need, run, TO_MOUNT, until } from '../support/machine.ts';
-import { isMounted, logged, type Mounted, Stage } from '../support/mount.ts';
+import { logged, type Mounted, Stage } from '../support/mount.ts';
 import { random, randomBytes } from '../support/random.ts';
 
 export interface TransportCase {

@@ -4,8 +4,9 @@ import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { findMount } from '../../src/transport/mountinfo.ts';
+import { isMounted } from '../support/leftovers.ts';
 import { gateOf, must, TO_MOUNT } from '../support/machine.ts';
-import { isMounted, Stage } from '../support/mount.ts';
+import { Stage } from '../support/mount.ts';
 import { expectRefusal, SYSTEM, USAGE } from './refusal.ts';
 
 const gate = gateOf(...TO_MOUNT);

@@ -3,8 +3,9 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { isMounted } from '../support/leftovers.ts';
 import { gateOf, isRunning, must, run, TO_MOUNT, until } from '../support/machine.ts';
-import { type Foreground, isMounted, logged, Stage } from '../support/mount.ts';
+import { type Foreground, logged, Stage } from '../support/mount.ts';
 
 const LINES = 2_000_000;
 const MIB = 1024 * 1024;

@@ -200,42 +200,40 @@ describe(gate.title('evidence'), { skip: gate.skip }, () => {
   });
 
   const tracer = gateOf('program: strace');
-  it(
-    tracer.title('no system call writes to a file of it or opens one for writing'),
-    { skip: tracer.skip },
-    async () => {
-      const { paths } = chain();
-      const trace = stage.fresh('trace');
-      const mountpoint = stage.makeDirectory('mnt');
-      const to = stage.fresh('record.json');
-      const args = ['-f', '-y', '-s', '0', '-o', trace, VDISK_MOUNT, '-f', '--evidence', '--record', to];
-      const ended = run('strace', [...args, '--', paths[0]!, mountpoint], { limitMs: 90_000 });
-      await until('it is mounted', () => existsSync(to) && isMounted(mountpoint), 60_000);
-      await must('sh', ['-c', 'cat "$1"/* > /dev/null', 'sh', mountpoint]);
-      await must('umount', [mountpoint]);
-      expect((await ended).status).toBe(0);
-      const lines = readFileSync(trace, 'utf8').split('\n');
-      const touching = lines.filter((line) => line.includes(dirname(paths[0]!)));
-      const opens = touching.filter((line) => /\bopen(at2?)?\(/.test(line));
-      for (const path of paths) {
-        expect(opens.filter((line) => line.includes(`"${path}"`)).length, path).toBeGreaterThan(0);
-      }
-      for (const line of opens) {
-        expect(line).toContain('O_RDONLY');
-        expect(line).not.toMatch(/O_WRONLY|O_RDWR|O_CREAT|O_TRUNC|O_APPEND/);
-        // Of directories only the names are read.
-        if (!line.includes('O_DIRECTORY')) expect(line).toContain('O_NOATIME');
-      }
-      // The call of each line that has to do with a file of it: a write, a truncation, a new time would be among them.
-      const calls = touching
-        .filter((line) => paths.some((path) => line.includes(path)))
-        .map((line) => /^\d+ +(?:\[pid +\d+\] )?(?:<\.\.\. )?(\w+)/.exec(line)?.[1]);
-      expect(calls).toContain('pread64');
-      expect([...new Set(calls)].filter((name) => !HARMLESS.has(name!))).toEqual([]);
-      expect(touching.some((line) => /F_OFD_SETLK, \{l_type=F_WRLCK/.test(line))).toBe(false);
-    },
-    120_000,
-  );
+  it(tracer.title('no system call writes to a file of it or opens one for writing'), {
+    skip: tracer.skip,
+    timeout: 120_000,
+  }, async () => {
+    const { paths } = chain();
+    const trace = stage.fresh('trace');
+    const mountpoint = stage.makeDirectory('mnt');
+    const to = stage.fresh('record.json');
+    const args = ['-f', '-y', '-s', '0', '-o', trace, VDISK_MOUNT, '-f', '--evidence', '--record', to];
+    const ended = run('strace', [...args, '--', paths[0]!, mountpoint], { limitMs: 90_000 });
+    await until('it is mounted', () => existsSync(to) && isMounted(mountpoint), 60_000);
+    await must('sh', ['-c', 'cat "$1"/* > /dev/null', 'sh', mountpoint]);
+    await must('umount', [mountpoint]);
+    expect((await ended).status).toBe(0);
+    const lines = readFileSync(trace, 'utf8').split('\n');
+    const touching = lines.filter((line) => line.includes(dirname(paths[0]!)));
+    const opens = touching.filter((line) => /\bopen(at2?)?\(/.test(line));
+    for (const path of paths) {
+      expect(opens.filter((line) => line.includes(`"${path}"`)).length, path).toBeGreaterThan(0);
+    }
+    for (const line of opens) {
+      expect(line).toContain('O_RDONLY');
+      expect(line).not.toMatch(/O_WRONLY|O_RDWR|O_CREAT|O_TRUNC|O_APPEND/);
+      // Of directories only the names are read.
+      if (!line.includes('O_DIRECTORY')) expect(line).toContain('O_NOATIME');
+    }
+    // The call of each line that has to do with a file of it: a write, a truncation, a new time would be among them.
+    const calls = touching
+      .filter((line) => paths.some((path) => line.includes(path)))
+      .map((line) => /^\d+ +(?:\[pid +\d+\] )?(?:<\.\.\. )?(\w+)/.exec(line)?.[1]);
+    expect(calls).toContain('pread64');
+    expect([...new Set(calls)].filter((name) => !HARMLESS.has(name!))).toEqual([]);
+    expect(touching.some((line) => /F_OFD_SETLK, \{l_type=F_WRLCK/.test(line))).toBe(false);
+  });
 
   it('a killed daemon leaves a record that says so', async () => {
     const { path } = dirty();
@@ -352,18 +350,16 @@ describe(gate.title('evidence'), { skip: gate.skip }, () => {
   });
 
   const terminal = gateOf('program: script');
-  it(
-    terminal.title('shows on a terminal how far hashing is'),
-    { skip: terminal.skip },
-    async () => {
-      const copy = vast(2 ** 30);
-      const mountpoint = stage.makeDirectory('mnt');
-      const command = `${VDISK_MOUNT} --evidence ${copy} ${mountpoint}`;
-      const { stdout, status } = await run('script', ['-qec', command, '/dev/null'], { limitMs: 120_000 });
-      expect(status).toBe(0);
-      expect(stdout).toMatch(/vdisk-mount: hashing: \d+ % of 2\.00 GiB, \d+ MiB\/s, \d+:\d\d left/);
-      await must('umount', [mountpoint]);
-    },
-    180_000,
-  );
+  it(terminal.title('shows on a terminal how far hashing is'), {
+    skip: terminal.skip,
+    timeout: 180_000,
+  }, async () => {
+    const copy = vast(2 ** 30);
+    const mountpoint = stage.makeDirectory('mnt');
+    const command = `${VDISK_MOUNT} --evidence ${copy} ${mountpoint}`;
+    const { stdout, status } = await run('script', ['-qec', command, '/dev/null'], { limitMs: 120_000 });
+    expect(status).toBe(0);
+    expect(stdout).toMatch(/vdisk-mount: hashing: \d+ % of 2\.00 GiB, \d+ MiB\/s, \d+:\d\d left/);
+    await must('umount', [mountpoint]);
+  });
 });

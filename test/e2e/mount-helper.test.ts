@@ -4,8 +4,9 @@ import { readFileSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { findMount } from '../../src/transport/mountinfo.ts';
+import { isMounted } from '../support/leftovers.ts';
 import { gateOf, isRunning, must, type Ran, run, SEARCH_PATH, TO_MOUNT, until } from '../support/machine.ts';
-import { isMounted, Stage, VDISK_MOUNT } from '../support/mount.ts';
+import { Stage, VDISK_MOUNT } from '../support/mount.ts';
 
 /** The helper waits for vdisk-mount; a limit well below the tests' own names what hangs. */
 const LIMIT_MS = 15_000;

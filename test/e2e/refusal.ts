@@ -1,8 +1,9 @@
 /** What a refusal to mount must be. */
 
 import { expect } from 'vitest';
+import { isMounted } from '../support/leftovers.ts';
 import { type Ran, until } from '../support/machine.ts';
-import { isMounted, type Stage } from '../support/mount.ts';
+import type { Stage } from '../support/mount.ts';
 
 /** mount(8): incorrect invocation or permissions. */
 export const USAGE = 1;

@@ -74,6 +74,12 @@ export function parentDisk({ parent }: { readonly parent?: SampleImage | undefin
   return openDisk(driverOf(parent.format), source, parent.options, 1 << 18, parentDisk(parent)).disk;
 }
 
+/** A sample, opened for reading by its driver, with its parents beneath. */
+export function openSample(sample: SampleImage, poolBytes = 1 << 20): OpenedDisk {
+  const source = new MemorySource(sample.file);
+  return openDisk(driverOf(sample.format), source, sample.options, poolBytes, parentDisk(sample));
+}
+
 /** Bytes `at` to `at + length` of the disk. Throws with the errno where they cannot be read. */
 export function readDisk(disk: Disk, at = 0, length = disk.size): Uint8Array {
   const target = new Uint8Array(length);

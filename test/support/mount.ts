@@ -5,129 +5,15 @@
  */
 
 import { type ChildProcess, spawn } from 'node:child_process';
-import {
-  chmodSync,
-  chownSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  realpathSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
+import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join, parse } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseMountinfo } from '../../src/transport/mountinfo.ts';
+import { HOLD_OPEN, type Holder, hold } from './holder.ts';
+import { clear, loopsIn, makeStageDirectory, mountsIn, processesOf } from './leftovers.ts';
 import { isRunning, must, type Ran, type RunOptions, run, SEARCH_PATH, until } from './machine.ts';
 
 export const REPOSITORY: string = fileURLToPath(new URL('../../', import.meta.url));
 export const VDISK_MOUNT: string = join(REPOSITORY, 'bin', 'vdisk-mount');
-
-/** Directories of this suite: the prefix, the owner's PID, its start time (clock ticks), a random part. */
-const PREFIX = 'vdisk-e2e-';
-
-/** Field 22 of /proc/PID/stat: with it, a PID names one process for good. */
-function startTime(pid: number): string | undefined {
-  try {
-    const text = readFileSync(`/proc/${pid}/stat`, 'latin1');
-    return text.slice(text.lastIndexOf(')') + 2).split(' ')[19];
-  } catch {
-    return undefined;
-  }
-}
-
-const isInside = (directory: string, path: string): boolean =>
-  path === directory || path.startsWith(`${directory}/`);
-
-/** Mountpoints in or at `directory`, the last mounted first. */
-function mountsIn(directory: string): string[] {
-  return parseMountinfo(readFileSync('/proc/self/mountinfo', 'utf8'))
-    .map((entry) => entry.mountpoint)
-    .filter((path) => isInside(directory, path))
-    .reverse();
-}
-
-/** Whether anything is mounted exactly there. */
-export function isMounted(path: string): boolean {
-  return mountsIn(path).includes(path);
-}
-
-/** Loop devices whose file is in `directory`. */
-export function loopsIn(directory: string): string[] {
-  return readdirSync('/sys/block')
-    .filter((name) => name.startsWith('loop'))
-    .filter((name) => {
-      try {
-        const file = readFileSync(`/sys/block/${name}/loop/backing_file`, 'utf8').trimEnd();
-        return isInside(directory, file);
-      } catch {
-        return false;
-      }
-    })
-    .map((name) => `/dev/${name}`);
-}
-
-/** In the environment of everything that a stage starts, and so in that of the daemons: the stage's directory. */
-const MARK = 'VDISK_E2E_STAGE';
-
-/** The processes that were started on the stage `directory` and are running. */
-function processesOf(directory: string): number[] {
-  const mark = `\0${MARK}=${directory}\0`;
-  return readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name))
-    .map(Number)
-    .filter((pid) => {
-      try {
-        // The environment at its start: this process, which marked itself later, is not among them.
-        return `\0${readFileSync(`/proc/${pid}/environ`, 'latin1')}`.includes(mark) && isRunning(pid);
-      } catch {
-        return false;
-      }
-    });
-}
-
-function kill(pid: number): void {
-  try {
-    process.kill(pid, 'SIGKILL');
-  } catch {
-    // It was faster.
-  }
-}
-
-/** umount, of a mount whose daemon may not answer: -c, so that it does not look at the path first. */
-async function tryUnmount(path: string, ...options: readonly string[]): Promise<void> {
-  await run('umount', ['-c', ...options, path], { limitMs: 3000 }).catch(() => {});
-}
-
-/** Ends whatever is mounted, attached or running on the stage `directory`, and removes it. */
-async function clear(directory: string): Promise<void> {
-  // File systems on loop devices lie on top, so they come first; each loop device holds the mount below it.
-  for (const path of mountsIn(directory)) await tryUnmount(path);
-  for (const device of loopsIn(directory)) await run('losetup', ['-d', device]);
-  // -f cuts the connection, so that nobody waits for a daemon that does not answer; -l takes it away in use.
-  for (const path of mountsIn(directory)) {
-    await tryUnmount(path, '-f');
-    if (isMounted(path)) await tryUnmount(path, '-l');
-  }
-  await until('all processes end', () => processesOf(directory).length === 0, 3000).catch(() => {
-    for (const pid of processesOf(directory)) kill(pid);
-  });
-  // What was still coming up a moment ago may have mounted meanwhile.
-  for (const path of mountsIn(directory)) await tryUnmount(path, '-l');
-  rmSync(directory, { recursive: true, force: true });
-}
-
-/** Clears the directories of runs whose process is gone. */
-async function sweep(): Promise<void> {
-  for (const name of readdirSync(tmpdir())) {
-    const [, pid, started] = new RegExp(`^${PREFIX}(\\d+)-(\\d+)-`).exec(name) ?? [];
-    if (pid === undefined || startTime(Number(pid)) === started) continue;
-    await clear(join(realpathSync(tmpdir()), name));
-  }
-}
 
 export interface Mounted {
   readonly mountpoint: string;
@@ -161,29 +47,6 @@ export interface MountAsked {
   readonly options?: readonly string[];
 }
 
-/** A child that holds something until it is told to let go; it also lets go when this process ends. */
-export interface Holder {
-  readonly pid: number;
-  /** Writes a line to it, and returns the next line that it says. */
-  ask(line: string): Promise<string>;
-  /** Ends it by closing its input. */
-  release(): Promise<void>;
-}
-
-const HOLD_OPEN = `
-const { openSync, readSync } = require('node:fs');
-const fd = openSync(process.argv[1]);
-console.log('open');
-require('node:readline').createInterface({ input: process.stdin }).on('line', (at) => {
-  const bytes = Buffer.alloc(16);
-  try {
-    console.log(bytes.toString('latin1', 0, readSync(fd, bytes, 0, 16, Number(at))).trimEnd());
-  } catch (problem) {
-    console.log(problem.code);
-  }
-});
-`;
-
 export class Stage {
   readonly directory: string;
   #count = 0;
@@ -198,11 +61,7 @@ export class Stage {
     if (!existsSync(join(REPOSITORY, 'dist', 'mount.js'))) {
       throw new Error('dist/ is missing: the end-to-end tests run what "npm run build" made');
     }
-    await sweep();
-    const owner = `${process.pid}-${startTime(process.pid)}`;
-    const directory = mkdtempSync(join(realpathSync(tmpdir()), `${PREFIX}${owner}-`));
-    process.env[MARK] = directory;
-    return new Stage(directory);
+    return new Stage(await makeStageDirectory());
   }
 
   /** The processes that run on this stage, daemons and others. */
@@ -337,61 +196,9 @@ export class Stage {
     await until(`${device} is detached`, () => !existsSync(attached));
   }
 
-  /**
-   * Starts a child that says a line when it holds what it shall hold, and then answers each line on its standard
-   * input with one, until that ends. `begin` is written to it first.
-   */
-  async hold(program: string, args: readonly string[], begin = ''): Promise<Holder> {
-    const child = spawn(program, args, {
-      env: { ...process.env, PATH: SEARCH_PATH },
-      stdio: ['pipe', 'pipe', 'pipe'],
-    });
-    this.#children.add(child);
-    // 'close', not 'exit': until then what it said may still be on its way.
-    let closed = false;
-    const ended = new Promise<void>((resolve) => {
-      child.on('close', () => {
-        this.#children.delete(child);
-        closed = true;
-        resolve();
-      });
-    });
-    let said = '';
-    let complaint = '';
-    child.on('error', (error) => {
-      complaint += error.message;
-    });
-    child.stdout.setEncoding('utf8').on('data', (text: string) => {
-      said += text;
-    });
-    child.stderr.setEncoding('utf8').on('data', (text: string) => {
-      complaint += text;
-    });
-    child.stdin.on('error', () => {});
-    const nextLine = (): Promise<string> =>
-      until(`${program} says a line`, () => {
-        const end = said.indexOf('\n');
-        if (end < 0) {
-          if (closed) throw new Error(`${program} ended: ${complaint}`);
-          return undefined;
-        }
-        const line = said.slice(0, end);
-        said = said.slice(end + 1);
-        return line;
-      });
-    child.stdin.write(begin);
-    await nextLine();
-    return {
-      pid: child.pid!,
-      ask: (line) => {
-        child.stdin.write(`${line}\n`);
-        return nextLine();
-      },
-      release: () => {
-        child.stdin.end();
-        return ended;
-      },
-    };
+  /** `hold`, by a child that is ended with the stage. */
+  hold(program: string, args: readonly string[], begin = ''): Promise<Holder> {
+    return hold(program, args, begin, this.#children);
   }
 
   /**

@@ -7,8 +7,9 @@
 import { cpSync, existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type MountEntry, parseMountinfo } from '../../src/transport/mountinfo.ts';
+import type { Holder } from './holder.ts';
 import { type Need, type Ran, run, TO_MOUNT } from './machine.ts';
-import { type Holder, REPOSITORY, type Stage } from './mount.ts';
+import { REPOSITORY, type Stage } from './mount.ts';
 
 /** "nobody", or at least nobody in particular. */
 export const USER = 65534;

@@ -3,6 +3,7 @@
 import type { FormatDriver, ProbeSample, ProbeVerdict } from '../../image/driver.ts';
 import { NO_MATCH } from '../../image/driver.ts';
 import { checkImage } from './check.ts';
+import { qedCreator } from './create.ts';
 import { QedEditor } from './editor.ts';
 import { QedImage } from './image.ts';
 import type { QedEdit } from './prepare.ts';
@@ -32,4 +33,5 @@ export const qedDriver: FormatDriver = Object.freeze({
       translator as QedTranslator,
     ),
   check: checkImage,
+  create: qedCreator,
 } satisfies FormatDriver);

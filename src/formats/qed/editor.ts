@@ -19,24 +19,22 @@
  * stay. The file grows in batches; at the end of a mount, what lies behind its last used cluster is cut off.
  */
 
-import { EAGAIN, EFBIG, EINVAL, EIO, ENOSPC, ESTALE, type Status } from '../../base/errno.ts';
-import { type ByteCount, type GuestOffset, type HostOffset, MIB } from '../../base/units.ts';
+import { EIO, ESTALE, type Status } from '../../base/errno.ts';
+import type { ByteCount, GuestOffset, HostOffset } from '../../base/units.ts';
 import type { EditContext } from '../../image/driver.ts';
 import { Extent } from '../../image/extent.ts';
-import { NONE } from '../../image/free-space.ts';
 import { FreshSpace } from '../../image/fresh-space.ts';
 import type { Reservation } from '../../image/reservation.ts';
 import { TableEditor } from '../../image/table-editor.ts';
 import { EIGHTH_WORDS, type PagedTable } from '../../shared/paged-table.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import type { Geometry } from './geometry.ts';
-import { NEXT, type QedEdit, ZEROED_END } from './prepare.ts';
+import type { QedEdit } from './prepare.ts';
+import { ClusterSpace } from './space.ts';
 import { ENTRY_BYTES, NEED_CHECK, qedHeader } from './structs.ts';
-import { ABSENT, LAST_CLUSTER, LOOK, putEntry, ZEROED } from './tables.ts';
+import { ABSENT, LOOK, putEntry, ZEROED } from './tables.ts';
 import type { QedTranslator } from './translator.ts';
 
-/** The file grows by this much or a cluster; what a crash leaves of it is a hole behind the last cluster. */
-const GROWTH = 8 * MIB;
 /** Clusters that one call allocates at most. */
 const MAX_CLUSTERS = 1024;
 /** Bytes of the header that are rewritten as a whole. */
@@ -46,14 +44,12 @@ export class QedEditor extends TableEditor {
   readonly unit: ByteCount;
   readonly blockSize: ByteCount;
   readonly #geometry: Geometry;
-  readonly #bounds: Uint32Array<SharedArrayBuffer>;
   readonly #fresh: FreshSpace;
+  readonly #space: ClusterSpace;
   readonly #hasParent: boolean;
   readonly #translator: QedTranslator;
   readonly #l1: PagedTable;
   readonly #clusters: PagedTable;
-  /** Clusters that the file can have. */
-  readonly #maxClusters: number;
   /** Clusters taken from the free ones, for one call. */
   readonly #freed = new Uint32Array(MAX_CLUSTERS);
   readonly #extent = new Extent();
@@ -70,27 +66,17 @@ export class QedEditor extends TableEditor {
     this.unit = geometry.clusterSize;
     this.blockSize = geometry.clusterSize;
     this.#geometry = geometry;
-    this.#bounds = new Uint32Array(edit.bounds);
     this.#fresh = new FreshSpace(edit.fresh);
+    this.#space = new ClusterSpace(geometry.clusterSize, edit, source, this.free, this.#fresh);
     this.#hasParent = edit.hasParent;
     this.#translator = translator;
     this.#l1 = translator.l1;
     this.#clusters = translator.clusters;
-    this.#maxClusters = Math.min(
-      LAST_CLUSTER + 1,
-      Math.floor(Number.MAX_SAFE_INTEGER / geometry.clusterSize),
-    );
   }
 
   protected first(): Status {
     const status = this.#clearMarks();
-    if (status < 0) return status;
-    // A last cluster that is cut short behind what the disk uses of it becomes whole: other readers want it so. A
-    // block device keeps its size.
-    const end = this.#bounds[NEXT]! * this.#geometry.clusterSize;
-    if (end <= this.source.size) return 0;
-    const extended = this.source.setSize(end);
-    return extended === -EINVAL ? 0 : extended;
+    return status < 0 ? status : this.#space.completeLast();
   }
 
   /**
@@ -128,16 +114,15 @@ export class QedEditor extends TableEditor {
   /** L2 tables for clusters `first` to `end - 1`. Returns up to where there are some, or -errno. */
   #addTables(first: number, end: number): number {
     const { clusterSize, tableBytes, tableEntries } = this.#geometry;
-    const bounds = this.#bounds;
     const count = tableBytes / clusterSize;
     for (let index = Math.floor(first / tableEntries); index * tableEntries < end; index += 1) {
       const table = this.#l1.get(index);
       let status: Status = Math.min(table, 0);
       if (table === LOOK) status = -EIO;
       if (table === ABSENT) {
-        status = this.#makeRoom(count);
-        if (status === 0) status = this.#l1.set(index, bounds[NEXT]!);
-        if (status === 0) this.#gaveOut(count);
+        status = this.#space.makeRoom(count);
+        if (status === 0) status = this.#l1.set(index, this.#space.next);
+        if (status === 0) this.#space.gaveOut(count);
       }
       if (status < 0) return index * tableEntries <= first ? status : index * tableEntries;
     }
@@ -153,7 +138,7 @@ export class QedEditor extends TableEditor {
     if (!this.#isZeros(first)) return 1;
     let wanted = 1;
     while (cluster + wanted < end && this.#isZeros(this.#clusters.get(cluster + wanted))) wanted += 1;
-    const freed = this.#takeFreed(wanted);
+    const freed = this.#space.takeFreed(this.#freed, wanted);
     return freed === 0 ? this.#allocateNew(cluster, wanted) : this.#allocateFreed(cluster, freed);
   }
 
@@ -162,19 +147,7 @@ export class QedEditor extends TableEditor {
     return word === ZEROED || (word === ABSENT && !this.#hasParent);
   }
 
-  /** Free clusters into `#freed`, at most `wanted` of them, ascending. Returns how many. */
-  #takeFreed(wanted: number): number {
-    let count = 0;
-    while (count < wanted) {
-      const place = this.free.take();
-      if (place === NONE) break;
-      this.#freed[count] = place;
-      count += 1;
-    }
-    if (count > 1) this.#freed.subarray(0, count).sort();
-    return count;
-  }
-
+  /** Allocates `count` clusters in those of `#freed`. Returns how many are done, or -errno. */
   #allocateFreed(cluster: number, count: number): number {
     const freed = this.#freed;
     let done = 0;
@@ -182,7 +155,7 @@ export class QedEditor extends TableEditor {
     while (done < count && status === 0) {
       let run = 1;
       while (done + run < count && freed[done + run] === freed[done]! + run) run += 1;
-      status = this.#makeZeros(freed[done]!, freed[done]! + run);
+      status = this.#space.makeZeros(freed[done]!, freed[done]! + run);
       for (const end = done + run; done < end && status === 0; ) {
         status = this.#clusters.set(cluster + done, freed[done]!);
         if (status === 0) done += 1;
@@ -195,63 +168,14 @@ export class QedEditor extends TableEditor {
 
   /** The same in clusters that were never given out, all in one piece. */
   #allocateNew(cluster: number, wanted: number): number {
-    const bounds = this.#bounds;
-    // What cannot be had at once, but may be in part, is taken one by one.
-    let count = wanted;
-    let status = this.#makeRoom(count);
-    if (status < 0 && count > 1) {
-      count = 1;
-      status = this.#makeRoom(count);
-    }
-    if (status < 0) return this.#orLater(status);
+    const count = this.#space.makeSomeRoom(wanted);
+    if (count < 0) return count;
     for (let done = 0; done < count; done += 1) {
-      status = this.#clusters.set(cluster + done, bounds[NEXT]!);
+      const status = this.#clusters.set(cluster + done, this.#space.next);
       if (status < 0) return done > 0 ? done : status;
-      this.#gaveOut(1);
+      this.#space.gaveOut(1);
     }
     return count;
-  }
-
-  /** What came of `#makeRoom`; -EAGAIN where there is no room, but what was discarded comes back with the commit. */
-  #orLater(status: Status): Status {
-    return (status === -ENOSPC || status === -EFBIG) && this.free.count > 0 ? -EAGAIN : status;
-  }
-
-  /** The `count` clusters from NEXT on have an owner. */
-  #gaveOut(count: number): void {
-    const bounds = this.#bounds;
-    bounds[NEXT]! += count;
-    this.#fresh.namedNew(bounds[NEXT]! - 1);
-  }
-
-  /** Makes the `count` clusters from NEXT on part of the file, reading as zeros. 0 or -errno. */
-  #makeRoom(count: number): Status {
-    const bounds = this.#bounds;
-    const end = bounds[NEXT]! + count;
-    if (end <= bounds[ZEROED_END]!) return 0;
-    if (end > this.#maxClusters) return -ENOSPC;
-    const batch = bounds[NEXT]! + Math.floor(GROWTH / this.#geometry.clusterSize);
-    let status = -ENOSPC;
-    if (batch > end && batch <= this.#maxClusters) status = this.#makeZeros(bounds[ZEROED_END]!, batch);
-    if (status === 0) {
-      bounds[ZEROED_END] = batch;
-      return 0;
-    }
-    status = this.#makeZeros(bounds[ZEROED_END]!, end);
-    if (status === 0) bounds[ZEROED_END] = end;
-    // A block device has the size that it has.
-    return status === -EINVAL ? -ENOSPC : status;
-  }
-
-  /** Clusters `first` to `end - 1` are in the file and read as zeros. */
-  #makeZeros(first: number, end: number): Status {
-    const from = first * this.#geometry.clusterSize;
-    const to = end * this.#geometry.clusterSize;
-    if (from < this.source.size) {
-      const status = this.source.zero(from as HostOffset, to - from, 'punch', 'payload.zero');
-      if (status < 0) return status;
-    }
-    return to > this.source.size ? this.source.setSize(to) : 0;
   }
 
   protected reserveLocked(at: GuestOffset, _length: ByteCount, out: Reservation): Status {
@@ -262,25 +186,10 @@ export class QedEditor extends TableEditor {
     if (word !== ABSENT) return word === LOOK ? -EIO : -ESTALE;
     const tables = this.#addTables(cluster, cluster + 1);
     if (tables < 0) return tables;
-    const place = this.#takeOne();
+    const place = this.#space.take();
     if (place < 0) return place;
     const from = cluster * clusterSize;
     return out.set(from, Math.min(clusterSize, virtualSize - from), place * clusterSize, true, place);
-  }
-
-  /** A cluster of the file that nobody uses, reading as zeros: its number, or -errno. */
-  #takeOne(): number {
-    const bounds = this.#bounds;
-    const freed = this.free.take();
-    if (freed !== NONE) {
-      const zeroed = this.#makeZeros(freed, freed + 1);
-      if (zeroed < 0) this.free.giveBack(freed);
-      return zeroed < 0 ? zeroed : freed;
-    }
-    const status = this.#makeRoom(1);
-    if (status < 0) return this.#orLater(status);
-    bounds[NEXT]! += 1;
-    return bounds[NEXT]! - 1;
   }
 
   protected publishLocked({ at, token }: Reservation): Status {
@@ -330,7 +239,7 @@ export class QedEditor extends TableEditor {
         if (status === 0) {
           this.free.release(word);
           if (run > 0 && word !== runFirst + run) {
-            status = this.#punch(runFirst, run);
+            status = this.#space.punch(runFirst, run);
             run = 0;
           }
           if (run === 0) runFirst = word;
@@ -339,15 +248,8 @@ export class QedEditor extends TableEditor {
       }
       cluster += 1;
     }
-    const punched = this.#punch(runFirst, run);
+    const punched = this.#space.punch(runFirst, run);
     return status < 0 ? status : punched;
-  }
-
-  #punch(first: number, count: number): Status {
-    if (count === 0) return 0;
-    const { clusterSize } = this.#geometry;
-    const at = (first * clusterSize) as HostOffset;
-    return this.source.zero(at, count * clusterSize, 'punch', 'payload.zero');
   }
 
   /** A cluster whose word is LOOK, in an image that was not looked through: it stays where it is, or is damaged. */
@@ -391,7 +293,7 @@ export class QedEditor extends TableEditor {
       }
     });
     this.free.gather();
-    this.#fresh.gather(this.#bounds[ZEROED_END]!);
+    this.#fresh.gather(this.#space.zeroedEnd);
     return true;
   }
 
@@ -427,19 +329,7 @@ export class QedEditor extends TableEditor {
 
   /** The file ends with its last used cluster. */
   protected finish(): Status {
-    const bounds = this.#bounds;
-    const unused = new Set(this.free.all());
-    let end = bounds[NEXT]!;
-    while (unused.has(end - 1)) end -= 1;
-    const size = end * this.#geometry.clusterSize;
-    if (size >= this.source.size) return 0;
-    this.#fresh.cut(bounds[NEXT]!);
-    const status = this.source.setSize(size);
-    // A block device keeps its size.
-    if (status === -EINVAL) return 0;
-    if (status < 0) return status;
-    // Should anybody go on: between the end and NEXT are only clusters that wait in `free`.
-    bounds[ZEROED_END] = bounds[NEXT]!;
-    return this.commit.stable(this.source);
+    const cut = this.#space.cut();
+    return cut > 0 ? this.commit.stable(this.source) : cut;
   }
 }

@@ -11,6 +11,7 @@ import { DATA, type Extent } from '../../image/extent.ts';
 import { FlatEditor } from '../../image/flat-editor.ts';
 import { GroupCommit } from '../../image/group-commit.ts';
 import type { BlockSource } from '../../source/block-source.ts';
+import { rawCreator } from './create.ts';
 
 interface RawEdit {
   readonly commit: SharedArrayBuffer;
@@ -70,4 +71,5 @@ export const rawDriver: FormatDriver = Object.freeze({
   attach: (shared) => new RawTranslator(shared.virtualSize),
   attachEditor: (shared, source) => new FlatEditor((shared.edit as RawEdit).commit, source),
   check: undefined,
+  create: rawCreator,
 } satisfies FormatDriver);

@@ -15,9 +15,11 @@ import { NO_MATCH } from '../../image/driver.ts';
 import type { IdentityMark, ParentLink } from '../../image/parent.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import { checkVdi } from './check.ts';
-import { prepareEdit, type VdiEdit, VdiEditor } from './editor.ts';
+import { vdiCreator } from './create.ts';
+import { VdiEditor } from './editor.ts';
 import { anyHeaderSize, readHeader, type VdiHeader, variantOf } from './header.ts';
 import { identityOf, parentOf } from './parent.ts';
+import { prepareEdit, type VdiEdit } from './prepare.ts';
 import { HEADER_AT, header0, header1, preHeader, SIGNATURE } from './structs.ts';
 import { blockHost, mapLoader, type VdiState, VdiTranslator } from './translator.ts';
 
@@ -138,4 +140,5 @@ export const vdiDriver: FormatDriver = Object.freeze({
       (translator as VdiTranslator).map,
     ),
   check: checkVdi,
+  create: vdiCreator,
 } satisfies FormatDriver);

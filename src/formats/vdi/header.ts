@@ -2,6 +2,7 @@
 
 import { corrupt, ImageError, unsupported } from '../../base/errors.ts';
 import { isZero } from '../../base/guid.ts';
+import { plain } from '../../base/text.ts';
 import { hex, isPowerOfTwo, MIB, roundDown } from '../../base/units.ts';
 import type { OpenContext, Report } from '../../image/driver.ts';
 import { type Decoded, safeNumber } from '../../layout/struct.ts';
@@ -247,5 +248,5 @@ function textOf(padded: Uint8Array): string {
 
 /** One line without control characters: the text is shown on terminals and comes from a stranger. */
 function printable(text: string): string {
-  return text.replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\s]+/gu, ' ').trim();
+  return plain(text, ' ').replaceAll(/\s+/g, ' ').trim();
 }

@@ -3,6 +3,7 @@
 import type { FormatDriver } from '../../image/driver.ts';
 import { FlatEditor } from '../../image/flat-editor.ts';
 import { checkVhd } from './check.ts';
+import { vhdCreator } from './create.ts';
 import { DifferencingEditor } from './differencing-editor.ts';
 import { DynamicEditor } from './dynamic-editor.ts';
 import { probeFooter } from './footer.ts';
@@ -37,4 +38,5 @@ export const vhdDriver: FormatDriver = Object.freeze({
       : new DifferencingEditor(state, edit, source, context, tables);
   },
   check: checkVhd,
+  create: vhdCreator,
 } satisfies FormatDriver);

@@ -1,6 +1,7 @@
 /** Finding the footer: at the end, one byte short at the end, or the copy at the start. */
 
 import { corrupt, ImageError, unsupported } from '../../base/errors.ts';
+import { quoted } from '../../base/text.ts';
 import { hex } from '../../base/units.ts';
 import type { ProbeSample, ProbeVerdict, Report } from '../../image/driver.ts';
 import { NO_MATCH } from '../../image/driver.ts';
@@ -121,19 +122,12 @@ function wrongWith(copy: FooterCopy): string {
   if (copy.state === 'damaged') {
     return `${nameOf(copy)}: checksum is ${hex(copy.footer.checksum)}, computed ${hex(copy.computed)}`;
   }
-  return `${nameOf(copy)}: expected the cookie "${FOOTER_COOKIE}", found ${printable(copy.footer.cookie)}`;
+  return `${nameOf(copy)}: expected the cookie "${FOOTER_COOKIE}", found ${quoted(copy.footer.cookie)}`;
 }
 
 /** A time of the format, in seconds since its epoch, as users see it; texts compare as times do. */
 export function timeText(seconds: number): string {
   return new Date((VHD_EPOCH + seconds) * 1000).toISOString();
-}
-
-/** Text from the image in quotes, with everything unprintable escaped. */
-export function printable(text: string): string {
-  return JSON.stringify(text).replace(/[\u007f-\u009f\u2028\u2029\u202a-\u202e]/g, (character) => {
-    return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`;
-  });
 }
 
 /** Whether a footer leads to a dynamic header, as those of a sane dynamic or differencing image do. */

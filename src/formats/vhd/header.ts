@@ -1,11 +1,12 @@
 /** The dynamic header: read and checked, as far as it matters for reading. */
 
 import { corrupt, ImageError, unsupported } from '../../base/errors.ts';
+import { quoted } from '../../base/text.ts';
 import { type ByteCount, hex, isPowerOfTwo, MIB } from '../../base/units.ts';
 import type { Report } from '../../image/driver.ts';
 import { safeNumber } from '../../layout/struct.ts';
 import { type BlockSource, readExactly } from '../../source/block-source.ts';
-import { checksumOf, printable } from './footer.ts';
+import { checksumOf } from './footer.ts';
 import {
   type DynamicHeader,
   type Footer,
@@ -43,7 +44,7 @@ export function readHeader(source: BlockSource, footer: Footer, report: Report):
   const header = headerStruct.decode(bytes);
   const name = `VHD dynamic header at ${hex(at)}`;
   if (header.cookie !== HEADER_COOKIE) {
-    throw corrupt(`${name}: expected the cookie "${HEADER_COOKIE}", found ${printable(header.cookie)}`);
+    throw corrupt(`${name}: expected the cookie "${HEADER_COOKIE}", found ${quoted(header.cookie)}`);
   }
   const computed = checksumOf(bytes, headerStruct.at.checksum);
   if (computed !== header.checksum) {

@@ -2,11 +2,12 @@
 
 import { corrupt, ImageError, unsupported } from '../../base/errors.ts';
 import { formatUuid } from '../../base/guid.ts';
+import { quoted } from '../../base/text.ts';
 import { hex, roundDown, roundUp } from '../../base/units.ts';
 import type { FormatOption, OpenContext, Report } from '../../image/driver.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import { type Batmap, readBatmap } from './batmap.ts';
-import { type FooterCopy, type FoundFooter, findFooter, printable, timeText, variantOf } from './footer.ts';
+import { type FooterCopy, type FoundFooter, findFooter, timeText, variantOf } from './footer.ts';
 import { chooseSize, geometrySize, SIZE_OPTION, type SizeChoice } from './geometry.ts';
 import { type PlacedHeader, readHeader } from './header.ts';
 import { VhdImage, type VhdState } from './image.ts';
@@ -245,9 +246,9 @@ function footerFacts(found: FooterCopy, sizing: SizeChoice): Map<string, string>
     ['footer', FOOTER_PLACES[found.place]],
     ['disk-type', `${footer.type} (${variantOf(footer.type)})`],
     ['version', `${footer.version >>> 16}.${footer.version & 0xffff}`],
-    ['creator', printable(footer.creator)],
+    ['creator', quoted(footer.creator)],
     ['creator-version', `${version >>> 16}.${version & 0xffff}`],
-    ['creator-system', printable(footer.creatorSystem)],
+    ['creator-system', quoted(footer.creatorSystem)],
     ['created', timeText(footer.timestamp)],
     ['uuid', formatUuid(footer.uniqueId)],
     ['original-size', `${footer.originalSize}`],

@@ -4,12 +4,13 @@
  */
 
 import { formatUuid, isZero } from '../../base/guid.ts';
+import { quoted } from '../../base/text.ts';
 import { type HostOffset, hex } from '../../base/units.ts';
 import type { Image, Report } from '../../image/driver.ts';
 import type { IdentityMark, ParentLink, ParentMismatch, ParentPlace } from '../../image/parent.ts';
 import { safeNumber } from '../../layout/struct.ts';
 import type { BlockSource } from '../../source/block-source.ts';
-import { printable, timeText } from './footer.ts';
+import { timeText } from './footer.ts';
 import { type DynamicHeader, type Footer, LOCATOR_COUNT, locatorStruct, SECTOR } from './structs.ts';
 
 /** More than any path takes; a longer text is none. */
@@ -81,8 +82,7 @@ function trimmed(text: string, place: string, report: Report): string | undefine
   return name === '' ? undefined : name;
 }
 
-const shown = (text: string): string =>
-  printable(text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN)}…` : text);
+const shown = (text: string): string => quoted(text, MAX_SHOWN);
 
 /** The locators that are inside the file, in the order of the header; what is wrong with one is reported. */
 export function readLocators(source: BlockSource, header: DynamicHeader, report: Report): Locator[] {
@@ -92,7 +92,7 @@ export function readLocators(source: BlockSource, header: DynamicHeader, report:
     const entry = locatorStruct.decode(header.parentLocators, number * locatorStruct.size);
     const { code, length } = entry;
     if (code === '\0\0\0\0') continue;
-    const place = `VHD parent locator ${number + 1} (${printable(code)})`;
+    const place = `VHD parent locator ${number + 1} (${quoted(code)})`;
     if (!LOCATORS.has(code)) report(`${place}: the platform code is not known; it is ignored`);
     if (seen.has(code)) report(`${place}: a second one with this platform code`);
     seen.add(code);

@@ -19,6 +19,7 @@ import type { BlockSource } from '../../source/block-source.ts';
 import { type BatGeometry, batLoader, blockOf, entryOf, isBitmapEntry, kindOf, PARTIAL } from './bat.ts';
 import { bitmapLoader, bitmapWords, SectorBits } from './bitmaps.ts';
 import { checkVhdx } from './check.ts';
+import { vhdxCreator } from './create.ts';
 import { VhdxEditor } from './editor.ts';
 import type { Replay } from './log.ts';
 import { type OpenedVhdx, openVhdx } from './open.ts';
@@ -156,4 +157,5 @@ export const vhdxDriver: FormatDriver = Object.freeze({
     return new VhdxEditor(bat, shared.edit as VhdxEdit, source, context, table, bits, overlay);
   },
   check: checkVhdx,
+  create: vhdxCreator,
 } satisfies FormatDriver);

@@ -3,6 +3,7 @@
 import { crc32c } from '../../base/crc32c.ts';
 import { corrupt, ImageError, unsupported } from '../../base/errors.ts';
 import { equalBytes, isZero } from '../../base/guid.ts';
+import { plain } from '../../base/text.ts';
 import { type ByteCount, type HostOffset, hex, MIB } from '../../base/units.ts';
 import type { Report } from '../../image/driver.ts';
 import { safeNumber } from '../../layout/struct.ts';
@@ -53,7 +54,7 @@ export function readCreator(source: BlockSource): string {
       `VHDX file identifier at 0x0: expected "${FILE_SIGNATURE}", found ${JSON.stringify(signature)}`,
     );
   }
-  return decodeText(bytes.subarray(FILE_SIGNATURE.length));
+  return plain(decodeText(bytes.subarray(FILE_SIGNATURE.length)), '?');
 }
 
 /**

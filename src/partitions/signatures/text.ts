@@ -1,15 +1,13 @@
 /** Text out of on-disk structures: what is not to be shown is replaced, for these names end on terminals. */
 
-/** Control characters of both sets, and what turns the direction of writing round. */
-// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
-const UNFIT = /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029]/g;
+import { plain } from '../../base/text.ts';
 
 const UTF8 = new TextDecoder('utf-8');
 const UTF16 = new TextDecoder('utf-16le');
 
 function shown(text: string): string {
   const end = text.indexOf('\0');
-  return (end < 0 ? text : text.slice(0, end)).trimEnd().replace(UNFIT, '\ufffd');
+  return plain((end < 0 ? text : text.slice(0, end)).trimEnd(), '\ufffd');
 }
 
 /** UTF-8 up to the first NUL, without spaces at its end. */

@@ -30,7 +30,7 @@ import {
 } from '../../fuse/abi.ts';
 import { hasShared, isWritable, type TreeSeed } from '../../fuse/tree.ts';
 import { SMALLEST_PAGE, storeNotice } from './notices.ts';
-import { REQUEST_BYTES } from './responder.ts';
+import { REQUEST_BYTES } from './request.ts';
 
 const WANTED =
   FUSE_ASYNC_READ |

@@ -3,7 +3,8 @@
 import { readSync, writeSync } from 'node:fs';
 import { EAGAIN, ECONNABORTED, EINTR, EINVAL, ENODEV, ENOENT, errnoOf } from '../../base/errno.ts';
 import { directIo } from '../../source/syscalls.ts';
-import { OPCODES, REPLY_AT, type Responder } from './responder.ts';
+import { REPLY_AT } from './reply.ts';
+import { OPCODES, type Responder } from './responder.ts';
 import type { WorkerStatus } from './status.ts';
 
 export type LoopEnd = 'unmounted' | 'aborted';
@@ -28,7 +29,10 @@ interface Device {
   notify(size: number): number;
 }
 
-function openDevice(device: number, { request, reply, notice }: Responder): Device {
+function openDevice(device: number, responder: Responder): Device {
+  const { notice } = responder;
+  const request = responder.request.bytes;
+  const reply = responder.reply.bytes;
   const direct = directIo();
   if (direct !== undefined) {
     const requestAt = direct.addressOf(request);
@@ -60,6 +64,7 @@ function openDevice(device: number, { request, reply, notice }: Responder): Devi
  */
 export function serve(fd: number, responder: Responder, hooks: LoopHooks): LoopEnd {
   const { status, trace } = hooks;
+  const { request } = responder;
   const device = openDevice(fd, responder);
   for (;;) {
     const length = device.receive();
@@ -70,7 +75,7 @@ export function serve(fd: number, responder: Responder, hooks: LoopHooks): LoopE
       if (length === -ECONNABORTED) return 'aborted';
       throw new Error(`reading the FUSE device failed (errno ${-length})`);
     }
-    status.begin(responder.opcode, responder.uniqueLow, responder.uniqueHigh);
+    status.begin(request.opcode, request.uniqueLow, request.uniqueHigh);
     let size: number;
     try {
       size = responder.answer(length);
@@ -95,7 +100,7 @@ function send(device: Device, size: number, responder: Responder, hooks: LoopHoo
   if (sent === -ENOENT || sent === -ENODEV || sent === -ECONNABORTED) return;
   if (sent === -EINVAL) {
     device.send(responder.answerFailure());
-    hooks.failed(new Error(`the kernel refused the reply to opcode ${responder.opcode}`));
+    hooks.failed(new Error(`the kernel refused the reply to opcode ${responder.request.opcode}`));
     return;
   }
   throw new Error(
@@ -104,9 +109,10 @@ function send(device: Device, size: number, responder: Responder, hooks: LoopHoo
 }
 
 /** "LOOKUP node=1 unique=4 47 bytes -> 128 bytes": one line per request. */
-function describe(responder: Responder, received: number, sent: number): string {
-  const name = OPCODES.get(responder.opcode)?.name ?? `opcode ${responder.opcode}`;
+function describe({ request, reply }: Responder, received: number, sent: number): string {
+  const { opcode, node, uniqueLow } = request;
+  const name = OPCODES.get(opcode)?.name ?? `opcode ${opcode}`;
   const outcome =
-    sent === 0 ? 'no reply' : responder.status < 0 ? `errno ${-responder.status}` : `${sent - 16} bytes`;
-  return `${name} node=${responder.node} unique=${responder.uniqueLow} ${received} bytes -> ${outcome}`;
+    sent === 0 ? 'no reply' : reply.status < 0 ? `errno ${-reply.status}` : `${sent - 16} bytes`;
+  return `${name} node=${node} unique=${uniqueLow} ${received} bytes -> ${outcome}`;
 }

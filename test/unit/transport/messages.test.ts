@@ -2,7 +2,8 @@
 
 import { afterAll, describe, expect, it } from 'vitest';
 import { MAX_REQUEST } from '../../../src/fuse/abi.ts';
-import { OPCODES, PAYLOAD_AT, REPLY_AT, Responder } from '../../../src/transport/kernel/responder.ts';
+import { PAYLOAD_AT, REPLY_AT } from '../../../src/transport/kernel/reply.ts';
+import { OPCODES, Responder } from '../../../src/transport/kernel/responder.ts';
 import { ask, decodeReply, name, readIn, request, Trees, u32, u64 } from './support.ts';
 
 const EIO = -5;
@@ -175,22 +176,22 @@ describe('every request', () => {
 
 describe('a reply', () => {
   it('writes nothing outside of itself', () => {
-    responder.reply.fill(0xaa);
+    responder.reply.bytes.fill(0xaa);
     const reply = ask(responder, request(READ, FILE, readIn(FILE, 3, 5)));
     expect(reply?.payload.toString()).toBe('34567');
-    expect(responder.reply.subarray(0, REPLY_AT).every((byte) => byte === 0xaa)).toBe(true);
-    expect(responder.reply.subarray(PAYLOAD_AT + 5).every((byte) => byte === 0xaa)).toBe(true);
+    expect(responder.reply.bytes.subarray(0, REPLY_AT).every((byte) => byte === 0xaa)).toBe(true);
+    expect(responder.reply.bytes.subarray(PAYLOAD_AT + 5).every((byte) => byte === 0xaa)).toBe(true);
   });
 
   it('has room for the largest read', () => {
-    expect(responder.reply.length).toBe(PAYLOAD_AT + MAX_REQUEST);
+    expect(responder.reply.bytes.length).toBe(PAYLOAD_AT + MAX_REQUEST);
   });
 
   it('is EIO for a request whose handler threw', () => {
     expect(ask(responder, request(READ, FILE, readIn(FILE, 0, 5)))?.error).toBe(0);
     const size = responder.answerFailure();
-    expect(decodeReply(responder.reply.subarray(REPLY_AT, REPLY_AT + size)).error).toBe(EIO);
-    expect(responder.status).toBe(EIO);
+    expect(decodeReply(responder.reply.bytes.subarray(REPLY_AT, REPLY_AT + size)).error).toBe(EIO);
+    expect(responder.reply.status).toBe(EIO);
   });
 });
 

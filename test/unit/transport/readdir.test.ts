@@ -50,7 +50,7 @@ function decode(payload: Buffer, plus: boolean): Entry[] {
 
 function list(cookie: number, size: number, plus = false): Entry[] {
   // What was in the buffer must not show through in padding or unused fields.
-  responder.reply.fill(0xaa);
+  responder.reply.bytes.fill(0xaa);
   const reply = ask(responder, request(plus ? READDIRPLUS : READDIR, 1, readIn(0, cookie, size)))!;
   expect(reply.error).toBe(0);
   expect(reply.payload.length).toBeLessThanOrEqual(size);

@@ -116,10 +116,10 @@ describe('LOOKUP', () => {
       u32(0), // attr_valid_nsec
       FIRST_ATTR,
     ]);
-    responder.request.fill(0xee);
-    message.copy(responder.request);
+    responder.request.bytes.fill(0xee);
+    message.copy(responder.request.bytes);
     const size = responder.answer(message.length);
-    const reply = responder.reply.subarray(4080, 4080 + size);
+    const reply = responder.reply.bytes.subarray(4080, 4080 + size);
     const header = Buffer.from('90000000 00000000 8877665544332211'.replaceAll(' ', ''), 'hex');
     expect(reply).toEqual(Buffer.concat([header, expected]));
   });
@@ -143,10 +143,10 @@ describe('LOOKUP', () => {
 
   it('does not see a NUL beyond the end of the request', () => {
     const message = request(LOOKUP, ROOT, Buffer.from('disk.raw'));
-    responder.request.fill(0);
-    message.copy(responder.request);
+    responder.request.bytes.fill(0);
+    message.copy(responder.request.bytes);
     expect(responder.answer(message.length)).toBe(16);
-    expect(responder.status).toBe(EINVAL);
+    expect(responder.reply.status).toBe(EINVAL);
   });
 });
 

@@ -16,7 +16,8 @@ import { expect } from 'vitest';
 import { rawDriver } from '../../../src/formats/raw/driver.ts';
 import { Counters } from '../../../src/fuse/counters.ts';
 import { FileSystem } from '../../../src/fuse/filesystem.ts';
-import { type FileSeed, type TreeSeed, timeOf, type WindowSeed } from '../../../src/fuse/tree.ts';
+import { FileTimes, timeOf } from '../../../src/fuse/times.ts';
+import type { FileSeed, TreeSeed, WindowSeed } from '../../../src/fuse/tree.ts';
 import { IoGate } from '../../../src/shared/io-gate.ts';
 import { PagePool } from '../../../src/shared/page-pool.ts';
 import { TableAllocator } from '../../../src/shared/paged-table.ts';
@@ -80,7 +81,7 @@ export class Trees {
       gate: IoGate.seed(THREADS + 2),
       counters: Counters.seed(THREADS + 2, files.length + windows.length),
       sync,
-      times: new SharedArrayBuffer(seeds.length * 24),
+      times: FileTimes.seed(seeds.length),
       uid: UID,
       gid: GID,
       umask: 0o022,
@@ -98,6 +99,11 @@ export class Trees {
       throw new Error(`not expected: ${text}`);
     };
     return new FileSystem(seed, refuse, thread);
+  }
+
+  /** How many image files there are. */
+  get imageCount(): number {
+    return this.#sources.length;
   }
 
   /** The image files, in the order in which they were made: what is in them now. */
@@ -187,11 +193,11 @@ export interface Reply {
 /** What the responder answers to `message`; undefined where it wants no reply. Checks the reply's header. */
 export function ask(responder: Responder, message: Buffer): Reply | undefined {
   // What an earlier, longer request left in the buffer must not count.
-  responder.request.fill(0xee);
-  message.copy(responder.request);
+  responder.request.bytes.fill(0xee);
+  message.copy(responder.request.bytes);
   const size = responder.answer(message.length);
   if (size === 0) return undefined;
-  return decodeReply(responder.reply.subarray(4096 - 16, 4096 - 16 + size));
+  return decodeReply(responder.reply.bytes.subarray(4096 - 16, 4096 - 16 + size));
 }
 
 /** Splits a reply of exactly these bytes. Checks that its header says so. */

@@ -8,7 +8,7 @@ import type { Image } from '../../../../src/image/driver.ts';
 import { DATA, Extent, HOLE, ZERO } from '../../../../src/image/extent.ts';
 import { PagePool } from '../../../../src/shared/page-pool.ts';
 import { TableAllocator } from '../../../../src/shared/paged-table.ts';
-import { openDisk, parentDisk, readDisk } from '../../../support/disk.ts';
+import { openDisk, openSample, readDisk } from '../../../support/disk.ts';
 import {
   type ClusterContent,
   encodeQed,
@@ -55,16 +55,18 @@ describe('samples', () => {
     for (const { file } of list) expect(file.length).toBeLessThanOrEqual(3.5 * 1024 * 1024);
   });
 
-  test.each(list)('$name: reads back', ({ file, disk, ...sample }) => {
-    const opened = openDisk(qedDriver, new MemorySource(file), {}, 1 << 20, parentDisk(sample));
+  test.each(list)('$name: reads back', (sample) => {
+    const { disk } = sample;
+    const opened = openSample(sample);
     expect(opened.image.virtualSize).toBe(disk.length);
     expect(equal(readDisk(opened.disk), disk)).toBe(true);
   });
 
-  test.each(list)('$name: random reads through a tiny pool', ({ file, disk, ...sample }) => {
+  test.each(list)('$name: random reads through a tiny pool', (sample) => {
+    const { file, disk } = sample;
     if (disk.length === 0) return;
     const next = random(SEED + disk.length);
-    const opened = openDisk(qedDriver, new MemorySource(file), {}, TINY_POOL, parentDisk(sample));
+    const opened = openSample(sample, TINY_POOL);
     const target = new Uint8Array(300_000);
     for (let round = 0; round < 300; round += 1) {
       const at = between(next, 0, disk.length - 1);
@@ -76,8 +78,9 @@ describe('samples', () => {
     expect(opened.notices).toEqual(openDisk(qedDriver, new MemorySource(file)).notices);
   });
 
-  test.each(list)('$name: seeks find all data, and counts it', ({ file, disk, ...sample }) => {
-    const opened = openDisk(qedDriver, new MemorySource(file), {}, 1 << 20, parentDisk(sample));
+  test.each(list)('$name: seeks find all data, and counts it', (sample) => {
+    const { disk } = sample;
+    const opened = openSample(sample);
     let at = 0;
     let data = 0;
     while (at < disk.length) {

@@ -6,7 +6,7 @@ import type { ProbeSample } from '../../../../src/image/driver.ts';
 import { DATA, Extent, type ExtentKind, HOLE, ZERO as ZEROS } from '../../../../src/image/extent.ts';
 import { PagePool } from '../../../../src/shared/page-pool.ts';
 import { TableAllocator } from '../../../../src/shared/paged-table.ts';
-import { openDisk, parentDisk, readDisk } from '../../../support/disk.ts';
+import { openDisk, openSample, readDisk } from '../../../support/disk.ts';
 import {
   encodeVdi,
   FREE,
@@ -44,16 +44,14 @@ function extentsOf(file: Uint8Array, ask = Number.MAX_SAFE_INTEGER): ([ExtentKin
 describe('every sample', () => {
   for (const sample of [...samples(1), ...samples(77).slice(-8)]) {
     it(`reads back: ${sample.name}`, () => {
-      const source = new MemorySource(sample.file);
-      const { disk, image } = openDisk(vdiDriver, source, sample.options, undefined, parentDisk(sample));
+      const { disk, image } = openSample(sample);
       expect(disk.size).toBe(sample.disk.length);
       expect(image.virtualSize).toBe(sample.disk.length);
       expect(Buffer.compare(readDisk(disk), sample.disk)).toBe(0);
     });
 
     it(`reads like a byte array, in any order, with few pages: ${sample.name}`, () => {
-      const source = new MemorySource(sample.file);
-      const { disk } = openDisk(vdiDriver, source, sample.options, TINY_POOL, parentDisk(sample));
+      const { disk } = openSample(sample, TINY_POOL);
       const next = random(5);
       const target = new Uint8Array(80_000);
       for (let round = 0; round < 100; round += 1) {

@@ -1,9 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { EIO, ENOSPC } from '../../../../src/base/errno.ts';
-import { guestOffset as at } from '../../../../src/base/units.ts';
 import { vhdDriver } from '../../../../src/formats/vhd/driver.ts';
-import type { CheckReport } from '../../../../src/image/check.ts';
-import { TableAllocator } from '../../../../src/shared/paged-table.ts';
 import type { BlockSource } from '../../../../src/source/block-source.ts';
 import { openDisk, openEditable, readDisk } from '../../../support/disk.ts';
 import {
@@ -16,9 +13,8 @@ import { FaultSource } from '../../../support/fault-source.ts';
 import { MemorySource } from '../../../support/memory-source.ts';
 import { random, randomBytes } from '../../../support/random.ts';
 import { describeChange, RecordingSource } from '../../../support/recording-source.ts';
+import { at, BLOCK, check, medium, one, STRIDE, same, u32 } from './write-support.ts';
 
-const BLOCK = 32 * 1024;
-const STRIDE = BLOCK + 512;
 const SIZE = 16 * BLOCK;
 /** What the parent shows: no byte of it is zero. */
 const beneath = randomBytes(random(1), SIZE);
@@ -32,13 +28,8 @@ const spec: VhdDynamicSpec = {
 };
 const TABLE = 1536;
 
-const medium = (file: Uint8Array) => new MemorySource(file, 'medium', true);
 const parent = () => openDisk(vhdDriver, new MemorySource(encodeFixed(beneath, { uuid: ID }))).disk;
 const edit = (source: BlockSource) => openEditable(vhdDriver, source, {}, 1 << 20, parent());
-const u32 = (bytes: Uint8Array, place: number) =>
-  new DataView(bytes.buffer, bytes.byteOffset).getUint32(place);
-const same = (a: Uint8Array, b: Uint8Array) => Buffer.compare(a, b) === 0;
-const one = (value: number, length = 512) => new Uint8Array(length).fill(value);
 const again = (bytes: Uint8Array) =>
   readDisk(openDisk(vhdDriver, new MemorySource(bytes), {}, 1 << 20, parent()).disk);
 const bitmapOf = (bytes: Uint8Array, block: number, length = 8) => {
@@ -51,11 +42,6 @@ function content(): Uint8Array {
   const model = beneath.slice();
   model.set(data.subarray(0, 4 * 512), 3 * BLOCK);
   return model;
-}
-
-function check(bytes: Uint8Array): CheckReport {
-  const context = { tables: new TableAllocator(), report: () => {}, options: new Map() };
-  return vhdDriver.check!(new MemorySource(bytes), context);
 }
 
 describe('VHD, differencing, written', () => {

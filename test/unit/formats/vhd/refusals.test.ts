@@ -11,6 +11,7 @@ import {
 } from '../../../support/encoders/vhd-image.ts';
 import { MemorySource } from '../../../support/memory-source.ts';
 import { random, randomBytes } from '../../../support/random.ts';
+import { same } from './write-support.ts';
 
 const BLOCK = 64 * 1024;
 const data = randomBytes(random(1), BLOCK);
@@ -47,9 +48,6 @@ function patched(change: (view: DataView, image: VhdFile) => void, mend = true, 
   }
   return image.file;
 }
-
-/** toEqual takes a quarter of a second for 64 KiB. */
-const same = (a: Uint8Array, b: Uint8Array) => Buffer.compare(a, b) === 0;
 
 const notices = (file: Uint8Array, options: Record<string, string> = {}) =>
   openDisk(vhdDriver, new MemorySource(file), options).notices;

@@ -1,16 +1,11 @@
 import { describe, expect, it } from 'vitest';
 import { guestOffset } from '../../../../src/base/units.ts';
 import { vhdDriver } from '../../../../src/formats/vhd/driver.ts';
-import { openDisk, parentDisk, readDisk } from '../../../support/disk.ts';
+import { openSample, readDisk } from '../../../support/disk.ts';
 import { samples } from '../../../support/encoders/vhd.ts';
-import { MemorySource } from '../../../support/memory-source.ts';
 import { between, random } from '../../../support/random.ts';
-import type { SampleImage } from '../../../support/sample.ts';
 
 const TINY_POOL = 16 * 4120;
-
-const openSample = (sample: SampleImage, poolBytes?: number) =>
-  openDisk(vhdDriver, new MemorySource(sample.file), sample.options, poolBytes, parentDisk(sample));
 
 /** Comparing megabytes with toEqual takes seconds; the first difference says more anyway. */
 function firstDifference(a: Uint8Array, b: Uint8Array): number {

@@ -8,7 +8,7 @@ import type { Image } from '../../../../src/image/driver.ts';
 import { DATA, Extent, HOLE, ZERO } from '../../../../src/image/extent.ts';
 import { PagePool } from '../../../../src/shared/page-pool.ts';
 import { TableAllocator } from '../../../../src/shared/paged-table.ts';
-import { openDisk, parentDisk, readDisk } from '../../../support/disk.ts';
+import { openDisk, openSample, readDisk } from '../../../support/disk.ts';
 import { samples } from '../../../support/encoders/vhdx.ts';
 import {
   batEntry,
@@ -18,7 +18,6 @@ import {
   putBatEntry,
   type VhdxPlan,
 } from '../../../support/encoders/vhdx-image.ts';
-import { MemorySource } from '../../../support/memory-source.ts';
 import { between, random, randomBytes } from '../../../support/random.ts';
 
 const TINY_POOL = 16 * 4120;
@@ -55,8 +54,7 @@ const filled = (seed: number, length = MIB) => randomBytes(random(seed), length)
 
 describe('contents', () => {
   test.each(samples(1).map((sample) => [sample.name, sample] as const))('%s', (_name, sample) => {
-    const source = new MemorySource(sample.file);
-    const { disk, image } = openDisk(vhdxDriver, source, sample.options, TINY_POOL, parentDisk(sample));
+    const { disk, image } = openSample(sample, TINY_POOL);
     expect(image.virtualSize).toBe(sample.disk.length);
     expect(Buffer.compare(readDisk(disk), sample.disk)).toBe(0);
   });

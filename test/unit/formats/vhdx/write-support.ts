@@ -5,12 +5,32 @@ import type { Disk } from '../../../../src/disk/disk.ts';
 import { vhdxDriver } from '../../../../src/formats/vhdx/driver.ts';
 import { type EditableDisk, openDisk, openEditable } from '../../../support/disk.ts';
 import { buildVhdx, fileBytes, type VhdxPlan } from '../../../support/encoders/vhdx-image.ts';
+import { intoLog, markDirty, putEntries } from '../../../support/encoders/vhdx-log.ts';
 import { MemorySource } from '../../../support/memory-source.ts';
+import { random, randomBytes } from '../../../support/random.ts';
 import { RecordingSource } from '../../../support/recording-source.ts';
 import type { SparseSource } from '../../../support/sparse-source.ts';
 
 export const LOG_AT = MIB;
 export const BAT_AT = 3 * MIB;
+/** What headers name where they name nothing, as `headerOf` shows it. */
+export const NO_GUID = '00'.repeat(16);
+
+export const sector = randomBytes(random(1), 4096);
+export const block = randomBytes(random(2), MIB);
+
+/** Block 0 is there. */
+export const plan: VhdxPlan = { size: 8 * MIB, blocks: new Map([[0, { state: 6, data: block }]]) };
+
+/** Block 2 is there, by the log alone. */
+export function dirtyFile(): SparseSource {
+  const dirty: VhdxPlan = { size: 8 * MIB, blocks: new Map([[2, { state: 6, data: block }]]) };
+  const file = buildVhdx(dirty);
+  const update = intoLog(file, BAT_AT);
+  markDirty(file, dirty);
+  putEntries(file, dirty, [{ sequence: 41, updates: [update], last: 7 * MIB }]);
+  return file;
+}
 
 export interface Edited extends EditableDisk {
   readonly memory: MemorySource;

@@ -1,0 +1,233 @@
+/** New image files: planned by their driver, written, read back, and only then given their name. */
+
+import { fstatSync, realpathSync, type Stats, statSync } from 'node:fs';
+import { basename, dirname, join, relative, resolve } from 'node:path';
+import { ImageError } from '../base/errors.ts';
+import { randomGuid } from '../base/guid.ts';
+import { shownPath } from '../base/text.ts';
+import { type ByteCount, roundUp } from '../base/units.ts';
+import { DRIVERS } from '../formats/registry.ts';
+import { CreateOptions, type ImagePlan, type NewParent } from '../image/create.ts';
+import type { FormatDriver, FormatId, Image } from '../image/driver.ts';
+import { openImage } from '../image/open.ts';
+import { FileSource, openFile } from '../source/file.ts';
+import { lockImage } from '../source/image-lock.ts';
+import { openParents } from './chain.ts';
+import { Gate, keyOf } from './gate.ts';
+import { type Layer, type LayerContext, openContextOf, openLayer } from './layer.ts';
+import { alreadyThere, makeFile } from './new-file.ts';
+import { DEFAULT_POLICY } from './policy.ts';
+import { type WriteRequest, writePlan } from './write-plan.ts';
+
+export interface NewImageRequest extends WriteRequest {
+  readonly driver: FormatDriver;
+  /** As `CreateOptions.parse` takes them. */
+  readonly options: readonly string[];
+  /** Bytes of the disk; undefined: as large as the parent's. */
+  readonly virtualSize: ByteCount | undefined;
+  readonly parent: { readonly path: string; readonly format: FormatId | undefined } | undefined;
+  /** Whether it takes the place of a file that is there. */
+  readonly replace: boolean;
+  readonly context: LayerContext;
+}
+
+export interface MadeImage {
+  /** As it was read back from the file. */
+  readonly image: Image;
+  /** Where the new file really is. */
+  readonly path: string;
+  readonly fileSize: ByteCount;
+  readonly allocated: ByteCount;
+}
+
+/**
+ * Makes an image file, stable when this returns. Throws ImageError; then nothing is left behind, and what was there
+ * is there still. 'interrupted' where `signal` stopped it.
+ */
+export async function createImage(request: NewImageRequest): Promise<MadeImage> {
+  const { driver, context } = request;
+  const options = CreateOptions.parse(driver.id, driver.create.options, request.options);
+  const path = placeOf(request.path);
+  const there = lookAt(path);
+  if (there !== undefined && !request.replace) throw alreadyThere(request.path);
+  if (there?.isFile() === false) {
+    throw new ImageError('usage', `${shownPath(request.path)}: is no regular file, and is not replaced`);
+  }
+  const opened: { close(): void }[] = [];
+  try {
+    const parent = request.parent === undefined ? undefined : openParent(request, there);
+    if (parent !== undefined) opened.push(parent.source);
+    if (there !== undefined) opened.push(lockOld(path, context));
+    const virtualSize = sizeOf(request, parent);
+    const plan = driver.create.plan({
+      virtualSize,
+      options,
+      parent: parent === undefined ? undefined : describeParent(parent, dirname(path)),
+      guid: randomGuid,
+      now: Math.floor(Date.now() / 1000),
+    });
+    const preallocation = options.word('preallocation') ?? 'off';
+    if (preallocation !== 'off' && plan.data === undefined) {
+      throw new ImageError('usage', `-o preallocation=${preallocation}: its blocks have no place yet`, {
+        hint: 'Only a fixed image has: -o subformat=fixed.',
+      });
+    }
+    const like = there ?? (parent === undefined ? undefined : fstatSync(parent.source.share().fd));
+    // What the guest writes, or has written, is for nobody who may not see the image.
+    const mode = like === undefined ? 0o666 : (like.mode & 0o666) | 0o600;
+    let made: MadeImage | undefined;
+    await makeFile(path, { mode, replace: there !== undefined }, async (fd) => {
+      await writePlan(fd, plan, preallocation, request);
+      made = { ...readBack(fd, path, plan, virtualSize, request), path };
+    });
+    if (parent !== undefined) warnOfDistance(path, parent, context);
+    return made!;
+  } finally {
+    for (const file of opened) file.close();
+  }
+}
+
+/** Undefined where nothing is there. */
+function lookAt(path: string): Stats | undefined {
+  try {
+    return statSync(path, { throwIfNoEntry: false });
+  } catch (problem) {
+    throw ImageError.from(problem, 'io', `${shownPath(path)}: cannot be looked at`);
+  }
+}
+
+/** The file that a name leads to: a link is not replaced by a file. */
+function placeOf(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    // It is not there; if its directory is not either, making the file says so.
+  }
+  try {
+    return join(realpathSync(dirname(path)), basename(path));
+  } catch {
+    return path;
+  }
+}
+
+/** Throws ImageError also where the file to be replaced is one that the parent stands on. */
+function openParent({ parent, driver, path, context }: NewImageRequest, there: Stats | undefined): Layer {
+  const { id, create } = driver;
+  const title = id.toUpperCase();
+  if (create.parents.length === 0) throw new ImageError('usage', `a ${title} image cannot have a parent`);
+  const layer = openLayer(resolve(parent!.path), 'read', parent!.format, context);
+  try {
+    const { format } = layer.image;
+    if (!create.parents.includes(format)) {
+      const fit = create.parents.map((name) => name.toUpperCase()).join(' or ');
+      throw new ImageError(
+        'usage',
+        `${shownPath(layer.path)}: is a ${format.toUpperCase()} image; the parent of a ${title} is ${fit}`,
+      );
+    }
+    if (layer.device) {
+      throw new ImageError('usage', `${shownPath(layer.path)}: is a device, and cannot be a parent`);
+    }
+    if (there !== undefined) refuseAncestor(path, there, layer, context);
+    return layer;
+  } catch (problem) {
+    layer.source.close();
+    throw problem;
+  }
+}
+
+function refuseAncestor(path: string, there: Stats, parent: Layer, context: LayerContext): void {
+  const chain = [parent];
+  try {
+    chain.push(...openParents(parent, DEFAULT_POLICY, { ...context, report: () => {} }).layers);
+  } catch {
+    // A file that cannot be found is none that can be told from the one to be replaced.
+  }
+  try {
+    for (const { source } of chain) {
+      if (keyOf(fstatSync(source.share().fd)) !== keyOf(there)) continue;
+      throw new ImageError(
+        'usage',
+        `${shownPath(path)}: is what the new image would stand on, and is not replaced`,
+      );
+    }
+  } finally {
+    for (const { source } of chain.slice(1)) source.close();
+  }
+}
+
+/** Keeps others away from the file that is replaced, as a writer. Throws ImageError where somebody uses it. */
+function lockOld(path: string, context: LayerContext): { close(): void } {
+  const source = openFile(path, 'write');
+  try {
+    const { fd } = source.share();
+    const notice = lockImage(fd, path, 'write', () => context.holders(fd).join(', '));
+    if (notice !== undefined) context.report(notice);
+    return source;
+  } catch (problem) {
+    source.close();
+    throw problem;
+  }
+}
+
+function sizeOf({ virtualSize, driver, path }: NewImageRequest, parent: Layer | undefined): ByteCount {
+  const least = parent?.image.virtualSize;
+  if (virtualSize === undefined) {
+    if (least !== undefined) return roundUp(least, driver.create.sizeUnit);
+    throw new ImageError('usage', `${shownPath(path)}: its size is needed`, {
+      hint: 'Like this: vdisk create -f vhdx disk.vhdx 64G. Only a child has a size by default, its parent’s.',
+    });
+  }
+  if (least === undefined || virtualSize >= least) return virtualSize;
+  throw new ImageError(
+    'usage',
+    `a disk of ${virtualSize} bytes: its parent has ${least}, and would be cut off`,
+    { hint: 'Leave the size out, or say a larger one.' },
+  );
+}
+
+/** Both by their real paths: a recorded path is followed from where the child really is. */
+function describeParent({ path, image, source }: Layer, directory: string): NewParent {
+  const absolute = realpathSync(path);
+  const { mtimeMs } = fstatSync(source.share().fd);
+  return { image, absolute, relative: relative(directory, absolute), modified: Math.floor(mtimeMs / 1000) };
+}
+
+/** A parent that opens here only because the user named it. */
+function warnOfDistance(path: string, parent: Layer, { report }: LayerContext): void {
+  const gate = new Gate(path, DEFAULT_POLICY, report);
+  if (gate.treeOf(realpathSync(parent.path)) !== undefined) return;
+  report(
+    `${path}: to find its parent, a mount has to be told where: --parent-dir=${dirname(realpathSync(parent.path))}`,
+  );
+}
+
+/** What the file is, by its driver. Whatever that does not like is a defect here. */
+function readBack(
+  fd: number,
+  path: string,
+  { size }: ImagePlan,
+  virtualSize: ByteCount,
+  { driver, context }: NewImageRequest,
+): Omit<MadeImage, 'path'> {
+  const shared = new SharedArrayBuffer(8);
+  new Float64Array(shared)[0] = size;
+  const source = new FileSource({
+    kind: 'file',
+    fd,
+    label: path,
+    writable: false,
+    device: false,
+    size: shared,
+  });
+  const image = openImage(source, {
+    drivers: DRIVERS,
+    format: driver.id,
+    device: false,
+    context: { ...openContextOf(path, context), options: new Map() },
+  });
+  if (image.virtualSize !== virtualSize) {
+    throw new ImageError('bug', `${path}: has a disk of ${image.virtualSize} bytes, expected ${virtualSize}`);
+  }
+  return { image, fileSize: size, allocated: source.allocated };
+}

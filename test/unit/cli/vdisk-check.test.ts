@@ -4,7 +4,6 @@ import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
-import { main } from '../../../src/cli/vdisk.ts';
 import { DRIVERS } from '../../../src/formats/registry.ts';
 import { openFile } from '../../../src/source/file.ts';
 import { lockImage } from '../../../src/source/image-lock.ts';
@@ -13,6 +12,7 @@ import { encodeVdi, FREE, type VdiDescription } from '../../support/encoders/vdi
 import { samples as vhd } from '../../support/encoders/vhd.ts';
 import { samples as vhdx } from '../../support/encoders/vhdx.ts';
 import { random } from '../../support/random.ts';
+import { vdisk } from '../../support/vdisk.ts';
 
 let folder = '';
 beforeAll(() => {
@@ -20,28 +20,6 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 afterEach(() => vi.restoreAllMocks());
-
-interface Ran {
-  readonly status: number;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-async function vdisk(...args: string[]): Promise<Ran> {
-  const said = { stdout: '', stderr: '' };
-  for (const name of ['stdout', 'stderr'] as const) {
-    vi.spyOn(process[name], 'write').mockImplementation((text) => {
-      said[name] += text.toString();
-      return true;
-    });
-  }
-  vi.spyOn(console, 'log').mockImplementation((text) => {
-    said.stdout += `${text}\n`;
-  });
-  const status = await main(args);
-  vi.restoreAllMocks();
-  return { status, ...said };
-}
 
 function put(name: string, file: Uint8Array): string {
   const path = join(folder, name);

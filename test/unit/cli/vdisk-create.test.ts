@@ -4,7 +4,7 @@ import { mkdtempSync, readdirSync, realpathSync, rmSync, statSync } from 'node:f
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import { main } from '../../../src/cli/vdisk.ts';
+import { type Ran, vdisk } from '../../support/vdisk.ts';
 
 let folder = '';
 beforeEach(() => {
@@ -16,27 +16,7 @@ afterEach(() => {
 });
 const at = (name: string): string => join(folder, name);
 
-interface Ran {
-  readonly status: number;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-async function create(...args: string[]): Promise<Ran> {
-  const said = { stdout: '', stderr: '' };
-  for (const name of ['stdout', 'stderr'] as const) {
-    vi.spyOn(process[name], 'write').mockImplementation((text) => {
-      said[name] += text.toString();
-      return true;
-    });
-  }
-  vi.spyOn(console, 'log').mockImplementation((text) => {
-    said.stdout += `${text}\n`;
-  });
-  const status = await main(['create', ...args]);
-  vi.restoreAllMocks();
-  return { status, ...said };
-}
+const create = (...args: string[]): Promise<Ran> => vdisk('create', ...args);
 
 test('one line, status 0', async () => {
   expect(await create('-f', 'vhdx', at('a.vhdx'), '64M')).toEqual({

@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
-import { main } from '../../../src/cli/vdisk.ts';
+import { vdisk } from '../../support/vdisk.ts';
 import { type Family, qedOn, uuidText, vdiBytes } from '../chain/support.ts';
 
 let folder = '';
@@ -13,19 +13,6 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 afterEach(() => vi.restoreAllMocks());
-
-async function vdisk(...args: string[]) {
-  const said = { stdout: '', stderr: '' };
-  for (const name of ['stdout', 'stderr'] as const) {
-    vi.spyOn(process[name], 'write').mockImplementation((text) => {
-      said[name] += text.toString();
-      return true;
-    });
-  }
-  const status = await main(args);
-  vi.restoreAllMocks();
-  return { status, ...said };
-}
 
 function put(name: string, content: Uint8Array | Family): string {
   const path = join(folder, name);

@@ -15,6 +15,7 @@ const LAYERS = [
   'chain',
   'cache',
   'disk',
+  'reshape',
   'partitions',
   'fuse',
   'evidence',

@@ -11,18 +11,19 @@ import { chooseDriver } from '../image/open.ts';
 import { TableAllocator } from '../shared/paged-table.ts';
 import { type FileSource, openFile } from '../source/file.ts';
 import { lockImage } from '../source/image-lock.ts';
-import { complain, type ImageArguments } from './image-arguments.ts';
+import type { Command } from './command.ts';
+import { complain, type ImageArguments, imageArguments, takeImageArguments } from './image-arguments.ts';
 
 /** Exit statuses, as qemu-img check has them. */
 const CLEAN = 0;
-export const NOT_CHECKED = 1;
+const NOT_CHECKED = 1;
 const ERRORS = 2;
 const LEAKS = 3;
 const UNSUPPORTED = 63;
 /** The status of several images is the first of these that one of them has. */
 const GRAVEST_FIRST = [ERRORS, NOT_CHECKED, LEAKS, UNSUPPORTED];
 
-export const CHECK_STATUS =
+const CHECK_STATUS =
   'Exit status, as of qemu-img check: 0 clean (warnings do not count), 2 errors, 3 leaks but no errors, ' +
   '63 the format has nothing to check, 1 it could not be checked. Of several images: the gravest, errors first.';
 
@@ -131,7 +132,7 @@ const statusOf = ({ result }: CheckedImage): number =>
   ({ clean: CLEAN, errors: ERRORS, leaks: LEAKS, unsupported: UNSUPPORTED })[result];
 
 /** Returns the exit status. */
-export function check(request: ImageArguments): number {
+function check(request: ImageArguments): number {
   const seen = new Set<number>();
   const checked: CheckedImage[] = [];
   for (const path of request.paths) {
@@ -149,3 +150,18 @@ export function check(request: ImageArguments): number {
   if (request.json) process.stdout.write(`${JSON.stringify(checked, null, 2)}\n`);
   return GRAVEST_FIRST.find((status) => seen.has(status)) ?? CLEAN;
 }
+
+export const checkCommand: Command = {
+  usage: 'check <images..>',
+  describe: 'look images through for damage, changing nothing',
+  take: (command) => {
+    takeImageArguments(command)
+      .example('$0 check disk.vhdx', 'one line, and one for each finding')
+      .example('$0 check --json *.vdi', 'counts and findings for programs')
+      .example('$0 check -U disk.qed', 'while a virtual machine runs: what it finds may be passing')
+      .epilogue(CHECK_STATUS);
+  },
+  run: (parsed) => check(imageArguments(parsed)),
+  // 2 would say that errors were found.
+  failed: NOT_CHECKED,
+};

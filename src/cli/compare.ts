@@ -7,9 +7,9 @@ import { ImageError } from '../base/errors.ts';
 import { shownPath } from '../base/text.ts';
 import { formatSize, hex } from '../base/units.ts';
 import { type ComparedDisk, type Comparison, compareDisks } from '../disk/compare.ts';
-import { progressTo } from '../evidence/progress.ts';
 import { DRIVERS } from '../formats/registry.ts';
 import type { FormatId } from '../image/driver.ts';
+import type { Command } from './command.ts';
 import {
   complain,
   type ImageArguments,
@@ -18,12 +18,12 @@ import {
   takeParentArguments,
 } from './image-arguments.ts';
 import { type ChainLayers, closeChain, diskOfChain, openChain, reportUnusedParents } from './open-chain.ts';
-import { ProgressLine } from './progress-line.ts';
+import { Progress, type ProgressMode, progressMode, takeProgress } from './progress.ts';
 
 /** Exit statuses, as qemu-img compare has them. */
 const SAME = 0;
 const DIFFERENT = 1;
-export const NOT_COMPARED = 2;
+const NOT_COMPARED = 2;
 const NOT_LOOKED_UP = 3;
 const NOT_READ = 4;
 
@@ -32,22 +32,20 @@ const COMPARE_HELP =
   'Exit status, as of qemu-img compare: 0 the same, 1 different, 2 it could not be compared (an image cannot be ' +
   'opened, usage), 3 a table of an image is damaged or cannot be read, 4 data cannot be read.';
 
-/** A piece takes a fraction of a millisecond; a terminal is told so often. */
-const PROGRESS_MS = 200;
-
-export interface CompareArguments extends Omit<ImageArguments, 'paths' | 'format'> {
+interface CompareArguments extends Omit<ImageArguments, 'paths' | 'format'> {
   readonly paths: readonly [string, string];
   /** undefined: by content. */
   readonly formats: readonly [FormatId | undefined, FormatId | undefined];
   /** Also sizes, and what is allocated. */
   readonly strict: boolean;
+  readonly progress: ProgressMode;
 }
 
-export function takeCompareArguments(command: Argv): void {
+function takeCompareArguments(command: Argv): void {
   for (const name of ['first', 'second']) {
     command.positional(name, { type: 'string', demandOption: true, describe: 'image file' });
   }
-  takeParentArguments(takeImageOptions(command, 'a JSON object on stdout'))
+  takeProgress(takeParentArguments(takeImageOptions(command, 'a JSON object on stdout')))
     .option('second-format', {
       type: 'string',
       choices: DRIVERS.map((driver) => driver.id),
@@ -63,13 +61,14 @@ export function takeCompareArguments(command: Argv): void {
     .epilogue(COMPARE_HELP);
 }
 
-export function compareArguments(parsed: Record<string, unknown>): CompareArguments {
+function compareArguments(parsed: Record<string, unknown>): CompareArguments {
   const given = imageArguments(parsed);
   return {
     ...given,
     paths: [String(parsed['first']), String(parsed['second'])],
     formats: [given.format, parsed['second-format'] as FormatId | undefined],
     strict: parsed['strict'] === true,
+    progress: progressMode(parsed),
   };
 }
 
@@ -132,26 +131,17 @@ interface Failure {
 
 function compareChains(
   chains: readonly [ChainLayers, ChainLayers],
-  { strict }: CompareArguments,
+  { strict, progress: mode }: CompareArguments,
 ): Outcome | Failure {
   const damage: string[] = [];
   const disk = (layers: ChainLayers): ComparedDisk => ({
     disk: diskOfChain(layers, (text) => damage.push(text)),
     files: layers.map(fileKey),
   });
-  const line = new ProgressLine('vdisk');
-  const tell = progressTo((text) => line.show(text), 'comparing');
-  let told = performance.now();
-  const progress = (done: number, total: number): void => {
-    const now = performance.now();
-    if (now < told + PROGRESS_MS) return;
-    told = now;
-    tell(done, total);
-  };
-  const terminal = process.stderr.isTTY === true;
+  const progress = new Progress(mode, 'comparing');
   const disks = [disk(chains[0]), disk(chains[1])] as const;
-  const outcome = compareDisks(disks, { strict, progress: terminal ? progress : undefined });
-  line.clear();
+  const outcome = compareDisks(disks, { strict, progress: progress.isShown ? progress.update : undefined });
+  progress.end();
   if (outcome.result !== 'failed') return outcome;
   const { side, doing, at, status } = outcome;
   const why = [
@@ -166,7 +156,7 @@ function compareChains(
 }
 
 /** Returns the exit status. */
-export function compare(request: CompareArguments): number {
+function compare(request: CompareArguments): number {
   const warn = (text: string): void => void process.stderr.write(`vdisk: warning: ${text}\n`);
   const chains: ChainLayers[] = [];
   try {
@@ -190,3 +180,12 @@ export function compare(request: CompareArguments): number {
     for (const layers of chains) closeChain(layers);
   }
 }
+
+export const compareCommand: Command = {
+  usage: 'compare <first> <second>',
+  describe: 'say whether two images show the same disk',
+  take: takeCompareArguments,
+  run: (parsed) => compare(compareArguments(parsed)),
+  // 1 would say that they differ.
+  failed: NOT_COMPARED,
+};

@@ -7,24 +7,20 @@ import { shownPath } from '../base/text.ts';
 import { formatSize, parseSize } from '../base/units.ts';
 import { createImage, type MadeImage } from '../chain/create.ts';
 import { holdersOfFile } from '../daemon/holders.ts';
-import { progressTo } from '../evidence/progress.ts';
 import { DRIVERS, driverOf } from '../formats/registry.ts';
 import type { FormatId } from '../image/driver.ts';
 import { TableAllocator } from '../shared/paged-table.ts';
-import { ProgressLine } from './progress-line.ts';
+import { type Command, OK } from './command.ts';
+import { interruptible, Progress, type ProgressMode, progressMode, takeProgress } from './progress.ts';
 
-const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
-/** Five of them in a second are enough for the eye. */
-const PROGRESS_MS = 200;
-
-export const CREATE_NOTE =
+const CREATE_NOTE =
   'SIZE is in bytes, or with K, M, G or T behind it (powers of 1024). The file is there as a whole or not at all: ' +
   'Ctrl-C leaves nothing behind. Exit status: 0 made, 1 failed or interrupted, 2 usage.';
 
 /** Adds the arguments of the command, whose positionals are `file` and `size`. */
-export function takeCreateArguments(command: Argv): Argv {
+function takeCreateArguments(command: Argv): void {
   const formats = DRIVERS.map(({ id }) => id);
-  return command
+  takeProgress(command)
     .positional('file', { type: 'string', describe: 'the image file to make' })
     .positional('size', {
       type: 'string',
@@ -58,7 +54,7 @@ export function takeCreateArguments(command: Argv): Argv {
     .epilogue(CREATE_NOTE);
 }
 
-export interface CreateArguments {
+interface CreateArguments {
   readonly file: string | undefined;
   readonly size: string | undefined;
   readonly format: FormatId;
@@ -67,10 +63,11 @@ export interface CreateArguments {
   readonly parentFormat: FormatId | undefined;
   readonly force: boolean;
   readonly json: boolean;
+  readonly progress: ProgressMode;
 }
 
 /** What was given. Throws ImageError('usage'). */
-export function createArguments(parsed: Record<string, unknown>): CreateArguments {
+function createArguments(parsed: Record<string, unknown>): CreateArguments {
   const once = (name: string): string | undefined => {
     const value = parsed[name];
     if (Array.isArray(value)) throw new ImageError('usage', `--${name}: is given more than once`);
@@ -86,11 +83,12 @@ export function createArguments(parsed: Record<string, unknown>): CreateArgument
     parentFormat: once('parent-format') as FormatId | undefined,
     force: parsed['force'] === true,
     json: parsed['json'] === true,
+    progress: progressMode(parsed),
   };
 }
 
 /** Makes it. Throws ImageError. */
-export async function create(request: CreateArguments): Promise<void> {
+async function create(request: CreateArguments): Promise<void> {
   const driver = driverOf(request.format);
   if (request.options.includes('help')) {
     process.stdout.write(optionsText(request.format));
@@ -107,15 +105,10 @@ export async function create(request: CreateArguments): Promise<void> {
   if (format !== undefined && parent === undefined) {
     throw new ImageError('usage', '--parent-format: no parent is named');
   }
-  const stop = new AbortController();
-  const onSignal = (signal: string): void => stop.abort(signal);
-  for (const signal of SIGNALS) process.once(signal, onSignal);
   const notices = new Set<string>();
-  const line = new ProgressLine('vdisk');
-  const show = progressTo((text) => line.show(text), 'writing');
-  let shown = performance.now();
-  try {
-    const made = await createImage({
+  const progress = new Progress(request.progress, 'writing');
+  const made = await interruptible((signal) =>
+    createImage({
       path: resolve(file),
       driver,
       options: request.options,
@@ -129,18 +122,22 @@ export async function create(request: CreateArguments): Promise<void> {
         report: (text) => notices.add(text),
         holders: holdersOfFile,
       },
-      progress: (done, total) => {
-        if (performance.now() < shown + PROGRESS_MS) return;
-        shown = performance.now();
-        show(done, total);
-      },
-      signal: stop.signal,
-    }).finally(() => line.clear());
-    say(made, request, [...notices]);
-  } finally {
-    for (const signal of SIGNALS) process.off(signal, onSignal);
-  }
+      progress: progress.update,
+      signal,
+    }).finally(() => progress.end()),
+  );
+  say(made, request, [...notices]);
 }
+
+export const createCommand: Command = {
+  usage: 'create [file] [size]',
+  describe: 'make an image file',
+  take: takeCreateArguments,
+  run: async (parsed) => {
+    await create(createArguments(parsed));
+    return OK;
+  },
+};
 
 function say(
   { image, path, fileSize, allocated }: MadeImage,

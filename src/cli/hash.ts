@@ -4,24 +4,28 @@ import { resolve } from 'node:path';
 import { ImageError } from '../base/errors.ts';
 import { MIB } from '../base/units.ts';
 import { closeImages, type OpenedImage, openImages } from '../daemon/images.ts';
-import type { Algorithm, Digests } from '../evidence/algorithms.ts';
+import { ALGORITHMS, type Algorithm, type Digests } from '../evidence/algorithms.ts';
 import { CONTENT_FIELDS, describeDifference, differences, stateOf } from '../evidence/file-state.ts';
 import { type HashOutcome, hashAll } from '../evidence/hash.ts';
 import { diskTask, fileTask, stateOfLayer } from '../evidence/held.ts';
-import { progressTo } from '../evidence/progress.ts';
 import { PagePool } from '../shared/page-pool.ts';
-import { complain, type ImageArguments } from './image-arguments.ts';
-import { ProgressLine } from './progress-line.ts';
-
-const OK = 0;
-const FAILED = 1;
-const USAGE = 2;
+import { type Command, FAILED, OK, USAGE } from './command.ts';
+import {
+  complain,
+  type ImageArguments,
+  imageArguments,
+  takeImageArguments,
+  takeParentArguments,
+} from './image-arguments.ts';
+import { interruptible, Progress, type ProgressMode, progressMode, takeProgress } from './progress.ts';
 
 /** Of the tables of one image. */
 export const POOL_BYTES = 64 * MIB;
 
-export interface HashArguments extends ImageArguments {
+interface HashArguments extends ImageArguments {
   readonly algorithms: readonly Algorithm[];
+  readonly progress: ProgressMode;
+  readonly signal: AbortSignal;
 }
 
 /** One image as `vdisk hash` shows it; the names of the fields are those of its JSON. */
@@ -57,14 +61,15 @@ async function hashImage(path: string, request: HashArguments): Promise<HashedIm
 
 async function hashOpened(
   opened: OpenedImage,
-  { algorithms }: HashArguments,
+  { algorithms, progress: mode, signal }: HashArguments,
   warnings: readonly string[],
 ): Promise<HashedImage> {
   const layers = [opened, ...opened.parents] as const;
   const tasks = [...layers.map(fileTask), diskTask(layers, PagePool.seed(POOL_BYTES))];
-  const line = new ProgressLine('vdisk');
-  const progress = process.stderr.isTTY ? progressTo((text) => line.show(text)) : undefined;
-  const outcomes = await hashAll(tasks, { algorithms, progress }).finally(() => line.clear());
+  const progress = new Progress(mode, 'hashing');
+  const outcomes = await hashAll(tasks, { algorithms, signal, progress: progress.update }).finally(() =>
+    progress.end(),
+  );
   const files = layers.map(({ path, source }, index) => ({
     filename: path,
     size: source.size,
@@ -105,7 +110,7 @@ function asText({ filename, files, content }: HashedImage, algorithms: readonly 
 }
 
 /** Returns the exit status: 0 done, 1 failed, 2 usage. */
-export async function hash(request: HashArguments): Promise<number> {
+async function hash(request: HashArguments): Promise<number> {
   let status = OK;
   const hashed: HashedImage[] = [];
   for (const path of request.paths) {
@@ -123,3 +128,21 @@ export async function hash(request: HashArguments): Promise<number> {
   if (request.json) process.stdout.write(`${JSON.stringify(hashed, null, 2)}\n`);
   return status;
 }
+
+export const hashCommand: Command = {
+  usage: 'hash <images..>',
+  describe: 'digests of the files of an image, parents included, and of its content',
+  take: (command) => {
+    takeProgress(takeParentArguments(takeImageArguments(command)));
+    for (const name of ALGORITHMS) command.option(name, { type: 'boolean', describe: name.toUpperCase() });
+    command
+      .example('$0 hash disk.vhdx', 'SHA-256 of the file and of the disk in it')
+      .example('$0 hash --md5 --sha1 disk.vhd', 'others instead');
+  },
+  run: (parsed) => {
+    const named = ALGORITHMS.filter((name) => parsed[name] === true);
+    const algorithms = named.length === 0 ? (['sha256'] as const) : named;
+    const progress = progressMode(parsed);
+    return interruptible((signal) => hash({ ...imageArguments(parsed), algorithms, progress, signal }));
+  },
+};

@@ -11,12 +11,15 @@ import { holdersOfFile } from '../daemon/holders.ts';
 import type { Report } from '../image/driver.ts';
 import type { ParentPlace } from '../image/parent.ts';
 import { TableAllocator } from '../shared/paged-table.ts';
-import { complain, type ImageArguments } from './image-arguments.ts';
+import { type Command, FAILED, OK, USAGE } from './command.ts';
+import {
+  complain,
+  type ImageArguments,
+  imageArguments,
+  takeImageArguments,
+  takeParentArguments,
+} from './image-arguments.ts';
 import { type ContentInfo, contentInfo, contentRows, contentTable, UNKNOWN_CONTENT } from './info-content.ts';
-
-const OK = 0;
-const FAILED = 1;
-const USAGE = 2;
 
 /** What an image says of its parent. */
 interface ParentInfo {
@@ -164,7 +167,7 @@ function parentRows({ parent, chain }: ImageInfo): Row[] {
 }
 
 /** Returns the exit status: 0 done, 1 failed, 2 usage. */
-export function info(request: ImageArguments): number {
+function info(request: ImageArguments): number {
   let status = OK;
   const found: ImageInfo[] = [];
   for (const path of request.paths) {
@@ -178,3 +181,14 @@ export function info(request: ImageArguments): number {
   else process.stdout.write(found.map(asText).join('\n'));
   return status;
 }
+
+export const infoCommand: Command = {
+  usage: 'info <images..>',
+  describe: 'say what an image is',
+  take: (command) => {
+    takeParentArguments(takeImageArguments(command))
+      .example('$0 info disk.vhdx', 'format, sizes, identity, parents, log state, warnings')
+      .example('$0 info --json *.vdi', 'the same for programs');
+  },
+  run: (parsed) => info(imageArguments(parsed)),
+};

@@ -9,6 +9,7 @@ import type { Layer } from '../chain/layer.ts';
 import { type Origin, originsOf } from '../disk/walker.ts';
 import { DATA, HOLE, ZERO } from '../image/extent.ts';
 import { AllocationBar, showsUnicode } from './allocation-bar.ts';
+import { type Command, FAILED, OK, USAGE } from './command.ts';
 import {
   complain,
   type ImageArguments,
@@ -17,10 +18,6 @@ import {
   takeParentArguments,
 } from './image-arguments.ts';
 import { type ChainLayers, closeChain, diskOfChain, openChain, reportUnusedParents } from './open-chain.ts';
-
-const OK = 0;
-const FAILED = 1;
-const USAGE = 2;
 
 /** Written at once: a map may have more lines than fit into memory. */
 const PIECE = 64 * 1024;
@@ -31,13 +28,13 @@ const MAP_HELP =
   "the layer's file. With --layer, a hole shows the parent where there is one. JSON has the fields of qemu-img map. " +
   'Exit status: 0 done, 1 failed (what was printed ends before the place that could not be told), 2 usage.';
 
-export interface MapArguments extends Omit<ImageArguments, 'paths'> {
+interface MapArguments extends Omit<ImageArguments, 'paths'> {
   readonly path: string;
   /** What this image of the chain holds by itself; undefined: what all show together. */
   readonly layer: number | undefined;
 }
 
-export function takeMapArguments(command: Argv): void {
+function takeMapArguments(command: Argv): void {
   command.positional('image', { type: 'string', demandOption: true, describe: 'image file' });
   takeParentArguments(takeImageOptions(command))
     .option('layer', {
@@ -52,7 +49,7 @@ export function takeMapArguments(command: Argv): void {
 }
 
 /** Throws ImageError('usage'). */
-export function mapArguments(parsed: Record<string, unknown>): MapArguments {
+function mapArguments(parsed: Record<string, unknown>): MapArguments {
   const layer = parsed['layer'];
   if (layer !== undefined && (typeof layer !== 'string' || !/^\d{1,3}$/.test(layer))) {
     throw new ImageError('usage', '--layer: expected one number: 0 for the image, 1 for its parent, …');
@@ -211,7 +208,7 @@ const brokenPipe = (problem: unknown): boolean =>
   problem instanceof Error && 'code' in problem && problem.code === 'EPIPE';
 
 /** Returns the exit status: 0 done, 1 failed, 2 usage. */
-export async function map(request: MapArguments): Promise<number> {
+async function map(request: MapArguments): Promise<number> {
   const warn = (text: string): void => void process.stderr.write(`vdisk: warning: ${text}\n`);
   let chain: ChainLayers | undefined;
   try {
@@ -229,3 +226,10 @@ export async function map(request: MapArguments): Promise<number> {
     closeChain(chain ?? []);
   }
 }
+
+export const mapCommand: Command = {
+  usage: 'map <image>',
+  describe: 'say where the bytes of a disk are: in which image of the chain, and where in its file',
+  take: takeMapArguments,
+  run: (parsed) => map(mapArguments(parsed)),
+};

@@ -15,7 +15,6 @@ import {
 import { hashAll } from '../evidence/hash.ts';
 import type { HashTask } from '../evidence/hash-thread.ts';
 import { diskTask, fileTask, stateOfLayer } from '../evidence/held.ts';
-import { progressTo } from '../evidence/progress.ts';
 import {
   type EvidenceRecord,
   parseRecord,
@@ -25,15 +24,16 @@ import {
 import { readRecordText } from '../evidence/record-file.ts';
 import { PagePool } from '../shared/page-pool.ts';
 import { type FileSource, openFile } from '../source/file.ts';
+import type { Command } from './command.ts';
 import { POOL_BYTES } from './hash.ts';
-import { ProgressLine } from './progress-line.ts';
+import { interruptible, Progress, type ProgressMode, progressMode, takeProgress } from './progress.ts';
 
 const SAME = 0;
 const FAILED = 1;
 const DIFFERENT = 3;
 const MISSING = 4;
 
-export const VERIFY_STATUS =
+const VERIFY_STATUS =
   'Exit status: 0 all is as recorded, 3 something is different, 4 a file is missing (and nothing different), ' +
   '1 something cannot be read, 2 usage. A copy with the same bytes is the same: times are told, and count only ' +
   'where no hash was recorded.';
@@ -67,12 +67,12 @@ class Verification {
     this.#record = record;
   }
 
-  async run(): Promise<Verified[]> {
+  async run(progress: ProgressMode): Promise<Verified[]> {
     try {
       const files = this.#record.files.map((file) => this.#file(file));
       const missing = new Set(files.filter(({ result }) => result === 'missing').map(({ name }) => name));
       const disks = this.#record.disks.map((disk) => this.#disk(disk, missing));
-      await this.#hash();
+      await this.#hash(progress);
       return [...files, ...disks];
     } finally {
       for (const source of this.#sources) source.close();
@@ -150,11 +150,12 @@ class Verification {
     }
   }
 
-  async #hash(): Promise<void> {
-    const line = new ProgressLine('vdisk');
-    const progress = process.stderr.isTTY ? progressTo((text) => line.show(text)) : undefined;
+  async #hash(mode: ProgressMode): Promise<void> {
+    const progress = new Progress(mode, 'hashing');
     const tasks = this.#pending.map(({ task }) => task);
-    const outcomes = await hashAll(tasks, { algorithms: ['sha256'], progress }).finally(() => line.clear());
+    const outcomes = await interruptible((signal) =>
+      hashAll(tasks, { algorithms: ['sha256'], signal, progress: progress.update }),
+    ).finally(() => progress.end());
     this.#pending.forEach(({ verified, before, held }, index) => {
       const { digests, problem } = outcomes[index]!;
       const [moved] = held ? differences(verified.name, held.state, stateOfLayer(held), CONTENT_FIELDS) : [];
@@ -204,9 +205,9 @@ function asText(path: string, record: EvidenceRecord, items: readonly Verified[]
 }
 
 /** Returns the exit status: see VERIFY_STATUS. Throws ImageError where the record cannot be read. */
-export async function verify(path: string, json: boolean): Promise<number> {
+async function verify(path: string, json: boolean, progress: ProgressMode): Promise<number> {
   const record = parseRecord(readRecordText(resolve(path)), path);
-  const items = await new Verification(record).run();
+  const items = await new Verification(record).run(progress);
   if (json) {
     const { state, begun, result } = record;
     const told = { record: resolve(path), state, begun, outcome: result?.outcome ?? null, items };
@@ -217,3 +218,16 @@ export async function verify(path: string, json: boolean): Promise<number> {
   if (has('missing')) return MISSING;
   return has('unreadable') ? FAILED : SAME;
 }
+
+export const verifyCommand: Command = {
+  usage: 'verify <record>',
+  describe: 'look whether all is still as the record of an evidence mount says',
+  take: (command) => {
+    takeProgress(command)
+      .positional('record', { type: 'string', describe: 'file that --record wrote' })
+      .option('json', { type: 'boolean', describe: 'a JSON object on stdout' })
+      .example('$0 verify case-7.json', 'hashes files and disks again')
+      .epilogue(VERIFY_STATUS);
+  },
+  run: (parsed) => verify(String(parsed['record']), parsed['json'] === true, progressMode(parsed)),
+};

@@ -17,6 +17,7 @@ import type { Creator } from './create.ts';
 import type { Extent } from './extent.ts';
 import type { IdentityMark, ParentLink } from './parent.ts';
 import type { Reservation } from './reservation.ts';
+import type { Reshaper } from './reshape.ts';
 
 export type FormatId = 'raw' | 'vhd' | 'vhdx' | 'vdi' | 'qed';
 
@@ -48,6 +49,11 @@ export interface OpenContext {
   readonly report: Report;
   /** Format options given by the user (`-o vhd-size=chs`), names as in `FormatDriver.options`. */
   readonly options: ReadonlyMap<string, string>;
+  /**
+   * Sixteen bytes: what a first write makes the identity by which children know the image (VHDX DataWriteGuid, VDI
+   * modify UUID), instead of a random one. Of formats whose writes leave it alone, nothing.
+   */
+  readonly nextIdentity?: Uint8Array;
 }
 
 /** What is known of an opened image; the source of `vdisk info`, the attributes and the log line. */
@@ -226,4 +232,6 @@ export interface FormatDriver {
   readonly check: ((source: BlockSource, context: OpenContext) => CheckReport) | undefined;
   /** How new images of the format are made. */
   readonly create: Creator;
+  /** How images of the format are changed as a whole. */
+  readonly reshape: Reshaper;
 }

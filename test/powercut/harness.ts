@@ -164,14 +164,14 @@ function survivors(next: Random, changes: readonly Change[], start: number, cut:
 
 /** The changes of a window, one per line, with what became of each. */
 function describe(
-  recording: Recording,
+  changes: readonly Change[],
   start: number,
   cut: number,
   chosen: readonly Survivor[] | undefined,
 ): string {
   const lines: string[] = [];
   for (let index = start; index < cut; index += 1) {
-    const change = recording.changes[index]!;
+    const change = changes[index]!;
     lines.push(
       `${String(index).padStart(7)}  ${fate(index, change, chosen).padEnd(26)}${describeChange(change)}`,
     );
@@ -188,9 +188,23 @@ function fate(index: number, change: Change, chosen: readonly Survivor[] | undef
   return `${place + 1}. torn: ${torn.size} of ${Math.ceil(change.length / SECTOR)} sectors`;
 }
 
-/** All prefixes and `runs` reorderings of one recording, until the first that fails. */
-export function cutPower(recording: Recording, plan: CutPlan): CutResult {
-  const { changes } = recording;
+/** What a file went through. */
+export interface Changes {
+  /** Stable at the beginning. */
+  readonly file: Uint8Array;
+  readonly changes: readonly Change[];
+}
+
+/** Looks at a crash image after `cut` changes; says what is wrong with it, or undefined. */
+export interface Judge {
+  /** Called before the images of each cut, ascending. */
+  moveTo(cut: number): void;
+  problem(medium: Medium, isReordered: boolean): string | undefined;
+}
+
+/** All prefixes and `runs` reorderings of `recorded`, until the first that fails. `title` begins what is said of it. */
+export function cutChanges(title: string, recorded: Changes, plan: CutPlan, judge: Judge): CutResult {
+  const { changes, file } = recorded;
   const next = random(plan.seed);
   const barrier = plan.isBarrier ?? (() => true);
   const capacity = changes.reduce(
@@ -199,38 +213,24 @@ export function cutPower(recording: Recording, plan: CutPlan): CutResult {
         most,
         change.kind === 'size' ? change.to : change.kind === 'flush' ? 0 : change.at + change.length,
       ),
-    recording.file.length,
+    file.length,
   );
   /** What is stable; the same with a part of the window; the same with the window up to the cut. */
-  const base = new Medium(recording.file, capacity);
-  const crashed = new Medium(recording.file, capacity);
-  const prefix = new Medium(recording.file, capacity);
-  const expectation = new Expectation(recording.content, recording.events, recording.aligned);
+  const base = new Medium(file, capacity);
+  const crashed = new Medium(file, capacity);
+  const prefix = new Medium(file, capacity);
   const counts = spread(next, changes, plan, barrier);
-  const buffer = Buffer.alloc(recording.content.length);
   let images = 0;
   let start = 0;
 
   const look = (medium: Medium, cut: number, chosen: readonly Survivor[] | undefined): string | undefined => {
     images += 1;
-    const problem = examine(recording, medium.source, buffer) ?? expectation.problem(buffer);
-    if (problem === undefined) {
-      if (plan.kept !== undefined && chosen !== undefined && images % plan.keepEvery! === 0) {
-        const file = medium.bytes.slice(0, medium.size);
-        plan.kept.push({
-          parent: recording.parent,
-          name: recording.name,
-          options: recording.options,
-          file,
-          disk: Uint8Array.from(buffer),
-        });
-      }
-      return undefined;
-    }
+    const problem = judge.problem(medium, chosen !== undefined);
+    if (problem === undefined) return undefined;
     return (
-      `${recording.driver.id} (${recording.name}), cut after change ${cut} of ${changes.length}: ${problem}\n` +
+      `${title}, cut after change ${cut} of ${changes.length}: ${problem}\n` +
       `changes since the last flush (${chosen === undefined ? 'all there, in order' : 'reordered'}):\n` +
-      describe(recording, start, cut, chosen)
+      describe(changes, start, cut, chosen)
     );
   };
 
@@ -249,7 +249,7 @@ export function cutPower(recording: Recording, plan: CutPlan): CutResult {
         start = cut;
       }
     }
-    expectation.moveTo(cut);
+    judge.moveTo(cut);
     if (plan.prefixes) {
       const violation = look(prefix, cut, undefined);
       if (violation !== undefined) return { images, violation };
@@ -265,4 +265,25 @@ export function cutPower(recording: Recording, plan: CutPlan): CutResult {
     }
   }
   return { images, violation: undefined };
+}
+
+/** All prefixes and `runs` reorderings of one recording, until the first that fails. */
+export function cutPower(recording: Recording, plan: CutPlan): CutResult {
+  const { name, options, parent, driver, content } = recording;
+  const expectation = new Expectation(content, recording.events, recording.aligned);
+  const buffer = Buffer.alloc(content.length);
+  let images = 0;
+  return cutChanges(`${driver.id} (${name})`, recording, plan, {
+    moveTo: (cut) => expectation.moveTo(cut),
+    problem: (medium, isReordered) => {
+      images += 1;
+      const problem = examine(recording, medium.source, buffer) ?? expectation.problem(buffer);
+      if (problem !== undefined) return problem;
+      if (plan.kept !== undefined && isReordered && images % plan.keepEvery! === 0) {
+        const file = medium.bytes.slice(0, medium.size);
+        plan.kept.push({ parent, name, options, file, disk: Uint8Array.from(buffer) });
+      }
+      return undefined;
+    },
+  });
 }

@@ -7,6 +7,7 @@ import { qedCreator } from './create.ts';
 import { QedEditor } from './editor.ts';
 import { QedImage } from './image.ts';
 import type { QedEdit } from './prepare.ts';
+import { qedReshaper } from './reshape.ts';
 import { MAGIC } from './structs.ts';
 import { type QedState, QedTranslator } from './translator.ts';
 
@@ -34,4 +35,5 @@ export const qedDriver: FormatDriver = Object.freeze({
     ),
   check: checkImage,
   create: qedCreator,
+  reshape: qedReshaper,
 } satisfies FormatDriver);

@@ -12,6 +12,7 @@ import { FlatEditor } from '../../image/flat-editor.ts';
 import { GroupCommit } from '../../image/group-commit.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import { rawCreator } from './create.ts';
+import { rawReshaper } from './reshape.ts';
 
 interface RawEdit {
   readonly commit: SharedArrayBuffer;
@@ -72,4 +73,5 @@ export const rawDriver: FormatDriver = Object.freeze({
   attachEditor: (shared, source) => new FlatEditor((shared.edit as RawEdit).commit, source),
   check: undefined,
   create: rawCreator,
+  reshape: rawReshaper,
 } satisfies FormatDriver);

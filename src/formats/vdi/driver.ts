@@ -20,6 +20,7 @@ import { VdiEditor } from './editor.ts';
 import { anyHeaderSize, readHeader, type VdiHeader, variantOf } from './header.ts';
 import { identityOf, parentOf } from './parent.ts';
 import { prepareEdit, type VdiEdit } from './prepare.ts';
+import { vdiReshaper } from './reshape.ts';
 import { HEADER_AT, header0, header1, preHeader, SIGNATURE } from './structs.ts';
 import { blockHost, mapLoader, type VdiState, VdiTranslator } from './translator.ts';
 
@@ -141,4 +142,5 @@ export const vdiDriver: FormatDriver = Object.freeze({
     ),
   check: checkVdi,
   create: vdiCreator,
+  reshape: vdiReshaper,
 } satisfies FormatDriver);

@@ -11,6 +11,7 @@ import { SIZE_OPTION } from './geometry.ts';
 import type { VhdState } from './image.ts';
 import { BITMAP_OPTION, openVhd } from './open.ts';
 import { stampFixed, type VhdEdit } from './prepare.ts';
+import { vhdReshaper } from './reshape.ts';
 import { type DynamicState, DynamicTranslator, FixedTranslator } from './translator.ts';
 
 export const vhdDriver: FormatDriver = Object.freeze({
@@ -39,4 +40,5 @@ export const vhdDriver: FormatDriver = Object.freeze({
   },
   check: checkVhd,
   create: vhdCreator,
+  reshape: vhdReshaper,
 } satisfies FormatDriver);

@@ -26,6 +26,7 @@ import { type OpenedVhdx, openVhdx } from './open.ts';
 import { Overlay, type OverlayState } from './overlay.ts';
 import { identityOf, parentOf } from './parent.ts';
 import { prepareEdit, type VhdxEdit } from './prepare.ts';
+import { vhdxReshaper } from './reshape.ts';
 import { FILE_SIGNATURE } from './structs.ts';
 import { VhdxTranslator } from './translator.ts';
 
@@ -158,4 +159,5 @@ export const vhdxDriver: FormatDriver = Object.freeze({
   },
   check: checkVhdx,
   create: vhdxCreator,
+  reshape: vhdxReshaper,
 } satisfies FormatDriver);

@@ -1,0 +1,5 @@
+/** Changing VHD images as a whole. */
+
+import type { Reshaper } from '../../image/reshape.ts';
+
+export const vhdReshaper: Reshaper = {};

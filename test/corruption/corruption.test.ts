@@ -11,8 +11,12 @@ import { cutReshape, finish } from '../powercut/reshape.ts';
 import { openDisk, parentDisk, readDisk } from '../support/disk.ts';
 import { MemorySource } from '../support/memory-source.ts';
 import { type Corruption, type CorruptionTable, type DamagedImage, SCOPES } from './corruption.ts';
+import { qedCorruptions } from './qed.ts';
+import { vdiCorruptions } from './vdi.ts';
+import { vhdCorruptions } from './vhd.ts';
+import { vhdxCorruptions } from './vhdx.ts';
 
-const TABLES: readonly CorruptionTable[] = [];
+const TABLES: readonly CorruptionTable[] = [vhdCorruptions, vhdxCorruptions, vdiCorruptions, qedCorruptions];
 
 const RUNS = 40;
 

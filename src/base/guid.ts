@@ -32,6 +32,12 @@ export function parseGuid(text: string): Uint8Array | undefined {
   return bytes;
 }
 
+/** The same in network order (VHD). */
+export function parseUuid(text: string): Uint8Array | undefined {
+  const guid = parseGuid(text);
+  return guid === undefined ? undefined : Uint8Array.from(MIXED, (at) => guid[at]!);
+}
+
 export function isZero(bytes: Uint8Array): boolean {
   return bytes.every((byte) => byte === 0);
 }

@@ -170,7 +170,7 @@ function say(
 function optionsText(format: FormatId): string {
   const { create, title } = driverOf(format);
   const rows = create.options.map(({ name, values, doc }): [string, string] => [
-    `${name}=${values === 'size' ? 'SIZE' : values.join('|')}`,
+    `${name}=${typeof values === 'string' ? values.toUpperCase() : values.join('|')}`,
     doc,
   ]);
   const width = Math.max(...rows.map(([name]) => name.length)) + 2;

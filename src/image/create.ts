@@ -4,6 +4,7 @@
  */
 
 import { ImageError } from '../base/errors.ts';
+import { isZero, parseGuid, parseUuid } from '../base/guid.ts';
 import {
   type ByteCount,
   formatSize,
@@ -38,8 +39,8 @@ export interface ImagePlan {
 /** An option of `vdisk create -o`. */
 export interface CreateOption {
   readonly name: string;
-  /** What it may be: one of these words, or a size that the format checks. "on" may be left out by the user. */
-  readonly values: readonly string[] | 'size';
+  /** One of these words ("on" may be left out by the user), a size that the format checks, or sixteen bytes. */
+  readonly values: readonly string[] | 'size' | 'uuid';
   /** What it does, and what holds without it. */
   readonly doc: string;
 }
@@ -122,6 +123,18 @@ export class CreateOptions {
     const text = this.#given.get(name);
     return text === undefined ? undefined : parseSize(text);
   }
+
+  /** The UUID given, as its sixteen bytes in network order; undefined where none was. */
+  uuid(name: string): Uint8Array | undefined {
+    const text = this.#given.get(name);
+    return text === undefined ? undefined : parseUuid(text);
+  }
+
+  /** The same in the Microsoft layout. */
+  guid(name: string): Uint8Array | undefined {
+    const text = this.#given.get(name);
+    return text === undefined ? undefined : parseGuid(text);
+  }
 }
 
 function splitOnce(text: string): [name: string, value: string | undefined] {
@@ -135,6 +148,14 @@ function checkValue({ name, values }: CreateOption, value: string | undefined): 
     if (bytes === undefined)
       throw usage(`-o ${name}${value === undefined ? '' : `=${value}`}: expected a size, like 64K or 1M`);
     return String(bytes);
+  }
+  if (values === 'uuid') {
+    const bytes = value === undefined ? undefined : parseUuid(value);
+    // A null one says that there is none.
+    if (bytes !== undefined && !isZero(bytes)) return value!;
+    throw usage(
+      `-o ${name}${value === undefined ? '' : `=${value}`}: expected a UUID, like 6ba7b810-9dad-11d1-80b4-00c04fd430c8`,
+    );
   }
   const word = value ?? (values.includes('on') ? 'on' : '');
   if (!values.includes(word)) {

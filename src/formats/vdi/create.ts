@@ -52,6 +52,11 @@ export const vdiCreator: Creator = {
       values: 'size',
       doc: 'From 128K to 128M; 1M (default) is the only one that QEMU opens.',
     },
+    {
+      name: 'uuid',
+      values: 'uuid',
+      doc: 'By which VirtualBox and children know it; a random one by default.',
+    },
     PREALLOCATION,
   ],
   // VirtualBox puts a VDI on a VHD as well.
@@ -94,7 +99,7 @@ function plan({ virtualSize, options, parent, guid }: CreateRequest): ImagePlan 
       blockExtra: 0,
       blocks,
       blocksAllocated: fixed ? blocks : 0,
-      createUuid: guid(),
+      createUuid: options.guid('uuid') ?? guid(),
       modifyUuid: guid(),
       ...parentUuids(parent),
     },

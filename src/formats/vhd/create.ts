@@ -61,6 +61,7 @@ export const vhdCreator: Creator = {
       values: 'size',
       doc: 'Of a dynamic image: 512K, 1M or 2M (default; the one that all readers take).',
     },
+    { name: 'unique-id', values: 'uuid', doc: 'By which children know it; a random one by default.' },
     { name: 'azure', values: ['on', 'off'], doc: 'As Azure takes it: fixed, of whole MiB.' },
     PREALLOCATION,
   ],
@@ -136,7 +137,11 @@ function blockSizeOf(parent: NewParent | undefined): ByteCount {
   return size >= MIN_BLOCK_SIZE && size <= MAX_BLOCK_SIZE ? size : MAX_BLOCK_SIZE;
 }
 
-function footerOf({ virtualSize, guid, now }: CreateRequest, type: number, dataOffset: bigint): Uint8Array {
+function footerOf(
+  { virtualSize, options, guid, now }: CreateRequest,
+  type: number,
+  dataOffset: bigint,
+): Uint8Array {
   const footer = new Uint8Array(SECTOR);
   footerStruct.encode(
     {
@@ -155,7 +160,7 @@ function footerOf({ virtualSize, guid, now }: CreateRequest, type: number, dataO
       heads: 16,
       sectors: 255,
       type,
-      uniqueId: guid(),
+      uniqueId: options.uuid('unique-id') ?? guid(),
     },
     footer,
   );

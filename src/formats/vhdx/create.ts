@@ -72,6 +72,11 @@ export const vhdxCreator: Creator = {
       values: ['512', '4096'],
       doc: 'What the guest aligns to: 4096 by default. A child has that of its parent.',
     },
+    {
+      name: 'disk-id',
+      values: 'uuid',
+      doc: 'Of the virtual disk, which is that of its children too; a random one by default.',
+    },
     { name: 'log-size', values: 'size', doc: 'Whole MiB, 1M by default.' },
     PREALLOCATION,
   ],

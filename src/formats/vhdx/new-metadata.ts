@@ -43,11 +43,18 @@ export function guidOf(text: string): Uint8Array {
 }
 
 /** The table and the items behind it, to the end of the last one. */
-export function newMetadata({ virtualSize, parent, guid }: CreateRequest, shape: Shape): Uint8Array {
+export function newMetadata({ virtualSize, options, parent, guid }: CreateRequest, shape: Shape): Uint8Array {
   const parameters = new Uint8Array(fileParameters.size);
   const kind = parent !== undefined ? HAS_PARENT : shape.fixed ? LEAVE_BLOCK_ALLOCATED : 0;
   fileParameters.encode({ blockSize: shape.blockSize, flags: kind }, parameters);
-  const diskId = parent === undefined ? guid() : guidOf(markOf(parent, 'virtual-disk-id'));
+  const given = options.guid('disk-id');
+  if (given !== undefined && parent !== undefined) {
+    throw new ImageError(
+      'usage',
+      '-o disk-id: the disk of a child is that of its parent, and so is its identity',
+    );
+  }
+  const diskId = parent === undefined ? (given ?? guid()) : guidOf(markOf(parent, 'virtual-disk-id'));
   const items: (readonly [id: string, flags: number, bytes: Uint8Array])[] = [
     [FILE_PARAMETERS, 0, parameters],
     [VIRTUAL_DISK_SIZE, OF_DISK, number(virtualSize, 8)],

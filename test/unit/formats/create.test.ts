@@ -126,6 +126,19 @@ describe('limits', () => {
   });
 });
 
+test.each([
+  ['vhd', 'unique-id', 'unique-id'],
+  ['vhdx', 'disk-id', 'virtual-disk-id'],
+  ['vdi', 'uuid', 'uuid-create'],
+] as const)('%s: a given %s is what the image is known by', (format, option, mark) => {
+  const uuid = '00112233-4455-6677-8899-aabbccddeeff';
+  const { image } = open(format, MIB, `${option}=${uuid}`);
+  expect(image.identity.find(({ name }) => name === mark)?.text).toBe(uuid);
+  for (const wrong of [`${option}=7`, option, `${option}=00000000-0000-0000-0000-000000000000`]) {
+    expect(() => planOf(format, MIB, [wrong])).toThrow('expected a UUID');
+  }
+});
+
 describe('shapes', () => {
   test('VHD: the size is what all readers take, whoever they believe', () => {
     for (const kind of ['dynamic', 'fixed']) {

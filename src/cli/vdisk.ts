@@ -7,6 +7,7 @@ import { type Command, FAILED, OK, USAGE } from './command.ts';
 import { compareCommand } from './compare.ts';
 import { completion, SHELLS, type Shell } from './completion.ts';
 import { createCommand } from './create.ts';
+import { doctorCommand } from './doctor.ts';
 import { hashCommand } from './hash.ts';
 import { complain } from './image-arguments.ts';
 import { infoCommand } from './info.ts';
@@ -41,6 +42,7 @@ const COMMANDS: readonly Command[] = [
   verifyCommand,
   createCommand,
   resizeCommand,
+  doctorCommand,
   completionCommand,
 ];
 

@@ -30,6 +30,7 @@ const GUARDED = [
   { specifier: /^(node:)?fs(\/|$)/, layers: ['source', 'chain', 'evidence', 'transport', 'daemon', 'cli'] },
   { specifier: /^koffi$/, layers: ['source'] },
   { specifier: /^yargs(-parser)?$/, layers: ['cli'] },
+  { specifier: /^smol-toml$/, layers: ['cli'] },
   { specifier: /^pino$/, layers: ['daemon'] },
   { specifier: /^fuse-native$/, layers: ['transport'] },
   { specifier: /^node:worker_threads$/, layers: ['evidence', 'transport', 'daemon'] },

@@ -28,6 +28,7 @@ import {
 } from './images.ts';
 import { Keeper } from './keeper.ts';
 import type { Log } from './log.ts';
+import { keepRecord } from './mount-record.ts';
 import { mountShape } from './mountpoint.ts';
 import { withPartitions } from './partitions.ts';
 import { removePidFile, Stopper } from './stopper.ts';
@@ -60,6 +61,8 @@ export async function serveMount(config: MountConfig, given: ServeHooks): Promis
   let opened: readonly OpenedImage[] = [];
   let custody: Custody | undefined;
   let stopCounting = (): void => {};
+  let conclude: (failure: string | undefined) => void = () => {};
+  let failure: string | undefined;
   try {
     const shape = mountShape(config, (text) => given.log.info(text));
     custody = custodyOf(config, given.log);
@@ -80,6 +83,7 @@ export async function serveMount(config: MountConfig, given: ServeHooks): Promis
       throw new ImageError('interrupted', stopper.interruptedBy);
     }
     stopper.watch(mount);
+    conclude = keepRecord(config.mountpoint);
     custody?.served();
     const { tree, threads } = request;
     const keeper = isWritable(tree)
@@ -87,18 +91,21 @@ export async function serveMount(config: MountConfig, given: ServeHooks): Promis
       : undefined;
     const [outcome] = await Promise.allSettled([whileMounted(mount, config, hooks)]);
     const end = outcome.status === 'fulfilled' ? outcome.value : undefined;
+    if (end?.how === 'failed') failure = end.reason;
     if (end?.how === 'failed' && end.abandoned === true) {
       await keeper?.abandon();
       return end;
     }
     const clean = keeper === undefined || (await keeper.close());
+    if (!clean) failure = 'an image was not left clean';
     if (custody !== undefined) {
       stopper.beginLastWork('the evidence is being compared with what it was');
       await custody.close(end?.how ?? 'failed', hashControl(config, given, stopper));
     }
     if (outcome.status === 'rejected') throw outcome.reason;
-    return clean ? outcome.value : { how: 'failed', reason: 'an image was not left clean' };
+    return clean ? outcome.value : { how: 'failed', reason: failure! };
   } catch (problem) {
+    failure = ImageError.from(problem, 'bug').message;
     // Whatever failed: the signal is why, or was first.
     const signal = stopper.interruptedBy;
     throw signal === undefined ? problem : new ImageError('interrupted', `${signal}: nothing was mounted`);
@@ -107,6 +114,7 @@ export async function serveMount(config: MountConfig, given: ServeHooks): Promis
     stopper.close();
     custody?.drop();
     closeImages(opened);
+    conclude(failure);
   }
 }
 

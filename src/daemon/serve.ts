@@ -30,6 +30,7 @@ import { Keeper } from './keeper.ts';
 import type { Log } from './log.ts';
 import { keepRecord } from './mount-record.ts';
 import { mountShape } from './mountpoint.ts';
+import { ServiceManager } from './notify.ts';
 import { withPartitions } from './partitions.ts';
 import { removePidFile, Stopper } from './stopper.ts';
 
@@ -57,7 +58,8 @@ export async function serveMount(config: MountConfig, given: ServeHooks): Promis
   let hooks = given;
   // What ps and the holders in our own messages show: not "node".
   process.title = 'vdisk-mount';
-  const stopper = new Stopper(config, given.log);
+  const manager = new ServiceManager();
+  const stopper = new Stopper(config, given.log, (status) => manager.status(status));
   let opened: readonly OpenedImage[] = [];
   let custody: Custody | undefined;
   let stopCounting = (): void => {};
@@ -69,12 +71,14 @@ export async function serveMount(config: MountConfig, given: ServeHooks): Promis
     if (custody !== undefined) hooks = { ...given, log: notedLog(given.log, custody) };
     const { log } = hooks;
     const noAtime = custody !== undefined;
+    manager.opening(`opening ${config.images.join(', ')}`);
     opened = openImages({ ...config, noAtime }, (text) => log.warn(text));
     const files = exposedFiles(opened, config.layers);
     const allocated = new SharedArrayBuffer(files.length * 8);
     stopCounting = countAllocation(files, allocated, (text) => log.warn(text));
     const transport = await transportOf(config.transport);
     const request = mountRequest(config, hooks, shape, opened, files, allocated);
+    if (custody !== undefined) manager.atWork('hashing the evidence');
     await custody?.take(heldImages(opened), request.tree.pool, hashControl(config, given, stopper));
     const mount = await transport.mount(request);
     if (stopper.interruptedBy !== undefined) {
@@ -89,7 +93,8 @@ export async function serveMount(config: MountConfig, given: ServeHooks): Promis
     const keeper = isWritable(tree)
       ? new Keeper(tree, threads, log, (reason) => mount.abandon(reason))
       : undefined;
-    const [outcome] = await Promise.allSettled([whileMounted(mount, config, hooks)]);
+    const [outcome] = await Promise.allSettled([whileMounted(mount, config, hooks, manager)]);
+    manager.stopping('unmounted; the images are being written out');
     const end = outcome.status === 'fulfilled' ? outcome.value : undefined;
     if (end?.how === 'failed') failure = end.reason;
     if (end?.how === 'failed' && end.abandoned === true) {
@@ -99,6 +104,7 @@ export async function serveMount(config: MountConfig, given: ServeHooks): Promis
     const clean = keeper === undefined || (await keeper.close());
     if (!clean) failure = 'an image was not left clean';
     if (custody !== undefined) {
+      manager.atWork('unmounted; the evidence is being compared with what it was');
       stopper.beginLastWork('the evidence is being compared with what it was');
       await custody.close(end?.how ?? 'failed', hashControl(config, given, stopper));
     }
@@ -115,6 +121,8 @@ export async function serveMount(config: MountConfig, given: ServeHooks): Promis
     custody?.drop();
     closeImages(opened);
     conclude(failure);
+    manager.status(failure ?? 'ended');
+    manager.close();
   }
 }
 
@@ -201,12 +209,18 @@ function mountRequest(
   };
 }
 
-async function whileMounted(mount: Mount, config: MountConfig, hooks: ServeHooks): Promise<MountEnd> {
+async function whileMounted(
+  mount: Mount,
+  config: MountConfig,
+  hooks: ServeHooks,
+  manager: ServiceManager,
+): Promise<MountEnd> {
   const { log } = hooks;
   try {
     if (config.pidFile !== undefined) writePidFile(config.pidFile);
     log.info(`mounted ${config.images.join(', ')} on ${config.mountpoint}`);
     hooks.ready();
+    manager.ready(`${config.images.join(', ')} on ${config.mountpoint}`, () => mount.isAnswering());
     const end = await mount.ended;
     if (end.how === 'failed') log.error(end.reason);
     else log.info(`${config.mountpoint}: ${end.how}`);

@@ -1,4 +1,4 @@
-// The build: six entries and the chunks they share. Loading ninety small modules takes as long as Node's own
+// The build: some entries and the chunks they share. Loading ninety small modules takes as long as Node's own
 // start, three times over (command, daemon, workers); in a few files a mount is ready a quarter sooner, and a
 // command of vdisk a sixth. Of the packages only those stay outside that bring machine code.
 import { defineConfig } from 'rolldown';
@@ -7,6 +7,7 @@ export default defineConfig({
   input: {
     mount: 'src/cli/mount.ts',
     vdisk: 'src/cli/vdisk.ts',
+    helper: 'src/cli/helper.ts',
     main: 'src/daemon/main.ts',
     worker: 'src/transport/kernel/worker.ts',
     'keeper-thread': 'src/daemon/keeper-thread.ts',

@@ -12,6 +12,7 @@ import type { HashMode } from '../evidence/record.ts';
 import { DRIVERS } from '../formats/registry.ts';
 import type { FormatId } from '../image/driver.ts';
 import type { TransportName } from '../transport/transport.ts';
+import { readConfig } from './config-file.ts';
 import {
   addTo,
   checkValues,
@@ -55,7 +56,11 @@ function detached(args: readonly string[]): string[] {
 export function readCommandLine(args: readonly string[]): CommandLine | 'help' | 'version' {
   const { argv, error } = parser.detailed(detached(args), {
     boolean: [...FLAGS, ...MOUNT_OPTIONS.filter(({ value }) => value === undefined).map(({ name }) => name)],
-    string: ['o', ...MOUNT_OPTIONS.filter(({ value }) => value !== undefined).map(({ name }) => name)],
+    string: [
+      'o',
+      'config',
+      ...MOUNT_OPTIONS.filter(({ value }) => value !== undefined).map(({ name }) => name),
+    ],
     array: ['o'],
     narg: { o: 1 },
     alias: ALIASES,
@@ -69,24 +74,35 @@ export function readCommandLine(args: readonly string[]): CommandLine | 'help' |
     },
   });
   if (error !== null) throw usage(error.message);
-  const known = new Set(['_', 'o', ...FLAGS, ...MOUNT_OPTIONS.map(({ name }) => name)]);
+  const known = new Set(['_', 'o', 'config', ...FLAGS, ...MOUNT_OPTIONS.map(({ name }) => name)]);
   const unknown = Object.keys(argv).find((key) => !known.has(key));
   if (unknown !== undefined) throw usage(`${unknown.length === 1 ? '-' : '--'}${unknown}: unknown option`);
   if (argv['help'] === true) return 'help';
   if (argv['version'] === true) return 'version';
-  const values: OptionValues = new Map();
-  const lists: OptionLists = new Map();
+  const described = argv['config'] === undefined ? undefined : fromConfig(argv['config'], argv._.length);
+  const values: OptionValues = new Map(described?.values);
+  const lists: OptionLists = new Map(described?.lists);
   const words = ((argv['o'] as string[] | undefined) ?? []).flatMap(splitOptions);
   readOptionWords(words, values, lists, argv['s'] === true);
   for (const { name, repeatable } of MOUNT_OPTIONS) {
     const value: unknown = argv[name];
     if (value === undefined || value === false) continue;
     const given = (Array.isArray(value) ? value : [value]).map(String);
+    // What is typed goes before what the file says.
+    if (described !== undefined && name === 'ro') values.delete('rw');
+    if (described !== undefined && name === 'rw') values.delete('ro');
     if (repeatable === true) addTo(lists, name, given);
     else values.set(name, given.at(-1)!);
   }
   checkValues(values, lists);
-  return { paths: argv._.map(String), values, lists };
+  return { paths: described?.paths ?? argv._.map(String), values, lists };
+}
+
+function fromConfig(given: unknown, operands: number): CommandLine {
+  if (Array.isArray(given)) throw usage('--config: was given twice');
+  if (given === '') throw usage('--config: needs a value');
+  if (operands > 0) throw usage('--config: says what is mounted where; images and a mountpoint are too much');
+  return readConfig(String(given));
 }
 
 function usage(message: string): ImageError {

@@ -15,6 +15,10 @@ export const MOUNT_EXAMPLES = [
   ['umount /mnt/img', 'the end (not root: fusermount3 -u /mnt/img)'],
 ] as const;
 
+/** What --config is for. */
+export const CONFIG_DOC =
+  'mount what /etc/vdisk-mount/NAME.toml describes, or another file (not root: ~/.config/vdisk-mount); see vdisk config';
+
 /** Exit statuses: those of mount(8), and one of ours. */
 export const MOUNT_STATUSES = [
   [0, 'mounted'],
@@ -35,13 +39,14 @@ export async function mountHelp(): Promise<string> {
   let help = yargs([])
     .scriptName('vdisk-mount')
     .usage(
-      'Usage: $0 [options] IMAGE... MOUNTPOINT\n\nShows disk images as flat raw files, for reading and writing.',
+      'Usage: $0 [options] IMAGE... MOUNTPOINT\n       $0 [options] --config NAME\n\nShows disk images as flat raw files, for reading and writing.',
     )
     .option('o', {
       type: 'string',
       array: true,
       describe: 'options, separated by commas: every long option, and those of mount(8)',
     })
+    .option('config', { type: 'string', describe: CONFIG_DOC })
     .option('s', { type: 'boolean', describe: 'ignore unknown words in -o' })
     .version(false)
     .help(false)

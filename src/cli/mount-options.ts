@@ -207,22 +207,24 @@ export function checkValues(values: OptionValues, lists: OptionLists = new Map()
   for (const [name, value] of all) {
     const spec = MOUNT_OPTIONS.find((option) => option.name === name);
     if (spec === undefined) continue;
-    if (spec.choices !== undefined && !spec.choices.includes(value)) {
-      throw usage(`--${name}: expected one of ${spec.choices.join(', ')}, found "${value}"`);
-    }
-    if (spec.value === 'SIZE' && parseSize(value) === undefined) {
-      throw usage(`--${name}: expected a size such as 64M, found "${value}"`);
-    }
-    if (spec.value === 'NUMBER' && !/^\d{1,10}$/.test(value)) {
-      throw usage(`--${name}: expected a number, found "${value}"`);
-    }
-    if (spec.value === 'OCTAL' && !/^[0-7]{1,4}$/.test(value)) {
-      throw usage(`--${name}: expected octal digits such as 022, found "${value}"`);
-    }
-    if ((spec.value === 'TEXT' || spec.value === 'PATH') && value === '') {
-      throw usage(`--${name}: needs a value`);
-    }
+    const problem = problemWith(spec, value);
+    if (problem !== undefined) throw usage(`--${name}: ${problem}`);
   }
+}
+
+/** What is wrong with a value of an option: what was expected and what was found; undefined where it is right. */
+export function problemWith(spec: OptionSpec, value: string): string | undefined {
+  if (spec.choices !== undefined && !spec.choices.includes(value)) {
+    return `expected one of ${spec.choices.join(', ')}, found "${value}"`;
+  }
+  if (spec.value === 'SIZE' && parseSize(value) === undefined) {
+    return `expected a size such as 64M, found "${value}"`;
+  }
+  if (spec.value === 'NUMBER' && !/^\d{1,10}$/.test(value)) return `expected a number, found "${value}"`;
+  if (spec.value === 'OCTAL' && !/^[0-7]{1,4}$/.test(value)) {
+    return `expected octal digits such as 022, found "${value}"`;
+  }
+  return (spec.value === 'TEXT' || spec.value === 'PATH') && value === '' ? 'needs a value' : undefined;
 }
 
 /** Workers where the user does not say: one per core, at least 2 so that one long read does not stop all. */

@@ -42,6 +42,13 @@ async function run(args: readonly string[], begin: () => void): Promise<number> 
   }
 }
 
+async function complain({ message, explanation }: ImageError): Promise<void> {
+  const text = [`vdisk-mount: ${message}`, ...explanation.map((line) => `  ${line}`)].join('\n');
+  const { JOURNAL_STREAM } = process.env;
+  const inJournal = JOURNAL_STREAM !== undefined && (await import('../daemon/log.ts')).isJournal();
+  process.stderr.write(`${inJournal ? text.replace(/^/gm, '<3>') : text}\n`);
+}
+
 async function printAbout(what: 'help' | 'version'): Promise<void> {
   const [{ mountHelp, versionText }, { VERSION }] = await Promise.all([
     import('./mount-help.ts'),
@@ -84,8 +91,7 @@ export async function main(args: readonly string[]): Promise<number> {
     // What a signal ended in may be more than that.
     const error =
       interrupted && cause.kind !== 'changed' ? new ImageError('interrupted', 'interrupted') : cause;
-    process.stderr.write(`vdisk-mount: ${error.message}\n`);
-    for (const line of error.explanation) process.stderr.write(`  ${line}\n`);
+    await complain(error);
     if (error.kind === 'bug' && problem instanceof Error) process.stderr.write(`${problem.stack}\n`);
     return exitCodeOf(error.kind);
   } finally {

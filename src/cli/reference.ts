@@ -6,7 +6,7 @@
 
 import type { Argv, Options, PositionalOptions } from 'yargs';
 import { DRIVERS } from '../formats/registry.ts';
-import { MOUNT_EXAMPLES, MOUNT_STATUSES } from './mount-help.ts';
+import { CONFIG_DOC, MOUNT_EXAMPLES, MOUNT_STATUSES } from './mount-help.ts';
 import { MOUNT_OPTIONS, type OptionSpec } from './mount-options.ts';
 
 /** What a value may be: one of these words, or what completion offers for it. 'other': nothing can be offered. */
@@ -136,6 +136,10 @@ export function referenceOfMount(): Program {
     ],
     options: [
       list,
+      {
+        ...flag(['--config'], CONFIG_DOC),
+        value: { shown: 'NAME', values: 'files' },
+      },
       flag(['-s'], 'ignore unknown words in -o'),
       ...MOUNT_OPTIONS.map(optionOfMount),
       HELP,

@@ -6,6 +6,7 @@ import { checkCommand } from './check.ts';
 import { type Command, FAILED, OK, USAGE } from './command.ts';
 import { compareCommand } from './compare.ts';
 import { completion, SHELLS, type Shell } from './completion.ts';
+import { configCommand } from './config.ts';
 import { createCommand } from './create.ts';
 import { doctorCommand } from './doctor.ts';
 import { hashCommand } from './hash.ts';
@@ -43,6 +44,7 @@ const COMMANDS: readonly Command[] = [
   createCommand,
   resizeCommand,
   doctorCommand,
+  configCommand,
   completionCommand,
 ];
 

@@ -32,6 +32,7 @@ export function startDaemon(device?: number): WaitingDaemon {
   const child = spawn(process.execPath, ['--no-warnings', ENTRY], {
     detached: true,
     stdio: ['pipe', 'ignore', 'ignore', 'pipe', device ?? 'ignore'],
+    env: environmentOfDaemon(),
   });
   let progress: (text: string) => void = () => {};
   const status = finalReport(child, (text) => progress(text));
@@ -70,6 +71,17 @@ export function startDaemon(device?: number): WaitingDaemon {
       }
     },
   };
+}
+
+/**
+ * Ours; without the service manager's socket where this command is no service but was started by one, which would take the
+ * daemon's word for its own.
+ */
+function environmentOfDaemon(): NodeJS.ProcessEnv {
+  const { NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, ...rest } = process.env;
+  if (NOTIFY_SOCKET === undefined || rest['SYSTEMD_EXEC_PID'] !== `${process.pid}`) return rest;
+  // The daemon takes this process' place.
+  return { ...rest, NOTIFY_SOCKET, ...(WATCHDOG_USEC === undefined ? {} : { WATCHDOG_USEC }) };
 }
 
 /** What a daemon says at last of its start; `progress` gets what it says before. */

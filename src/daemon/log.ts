@@ -1,5 +1,6 @@
-/** The daemon's log: pino; readable lines on a terminal, JSON elsewhere. */
+/** The daemon's log: pino; readable lines on a terminal and in the journal, JSON elsewhere. */
 
+import { fstatSync, writeSync } from 'node:fs';
 import pino from 'pino';
 import { ImageError } from '../base/errors.ts';
 import { datagramSocket, sendDatagram } from '../source/syscalls.ts';
@@ -33,6 +34,26 @@ function systemLog(): pino.DestinationStream {
   };
 }
 
+/** Whether stderr is a stream to the journal: JOURNAL_STREAM has its device and inode (systemd.exec(5)). */
+export function isJournal(): boolean {
+  const stream = process.env['JOURNAL_STREAM'];
+  if (stream === undefined) return false;
+  try {
+    const { dev, ino } = fstatSync(2, { bigint: true });
+    return stream === `${dev}:${ino}`;
+  } catch {
+    return false;
+  }
+}
+
+/** A line as the journal takes it: each with its priority in front (sd-daemon(3)); time and process it adds itself. */
+export function journalText(line: string): string {
+  const { level, msg, hint } = JSON.parse(line) as { level: number; msg: string; hint?: string };
+  const priority = level < 30 ? 7 : (SEVERITIES[level] ?? 6);
+  const text = hint === undefined ? msg : `${msg}\n${hint}`;
+  return text.replace(/^/gm, `<${priority}>`).concat('\n');
+}
+
 export interface LogTarget {
   /** 'stderr', 'syslog', or the absolute path of a file that is appended to. */
   readonly to: string;
@@ -45,6 +66,9 @@ export function openLog(target: LogTarget): Log {
   if (target.to === 'syslog') return pino(options, systemLog());
   if (target.to === 'stderr' && process.stderr.isTTY) {
     return pino(options, { write: (line: string) => process.stderr.write(readable(line)) });
+  }
+  if (target.to === 'stderr' && isJournal()) {
+    return pino(options, { write: (line: string) => writeSync(2, journalText(line)) });
   }
   const dest = target.to === 'stderr' ? 2 : target.to;
   try {

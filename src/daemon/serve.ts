@@ -28,7 +28,9 @@ import {
 } from './images.ts';
 import { Keeper } from './keeper.ts';
 import type { Log } from './log.ts';
+import { keepRecord } from './mount-record.ts';
 import { mountShape } from './mountpoint.ts';
+import { ServiceManager } from './notify.ts';
 import { withPartitions } from './partitions.ts';
 import { removePidFile, Stopper } from './stopper.ts';
 
@@ -56,22 +58,27 @@ export async function serveMount(config: MountConfig, given: ServeHooks): Promis
   let hooks = given;
   // What ps and the holders in our own messages show: not "node".
   process.title = 'vdisk-mount';
-  const stopper = new Stopper(config, given.log);
+  const manager = new ServiceManager();
+  const stopper = new Stopper(config, given.log, (status) => manager.status(status));
   let opened: readonly OpenedImage[] = [];
   let custody: Custody | undefined;
   let stopCounting = (): void => {};
+  let conclude: (failure: string | undefined) => void = () => {};
+  let failure: string | undefined;
   try {
     const shape = mountShape(config, (text) => given.log.info(text));
     custody = custodyOf(config, given.log);
     if (custody !== undefined) hooks = { ...given, log: notedLog(given.log, custody) };
     const { log } = hooks;
     const noAtime = custody !== undefined;
+    manager.opening(`opening ${config.images.join(', ')}`);
     opened = openImages({ ...config, noAtime }, (text) => log.warn(text));
     const files = exposedFiles(opened, config.layers);
     const allocated = new SharedArrayBuffer(files.length * 8);
     stopCounting = countAllocation(files, allocated, (text) => log.warn(text));
     const transport = await transportOf(config.transport);
     const request = mountRequest(config, hooks, shape, opened, files, allocated);
+    if (custody !== undefined) manager.atWork('hashing the evidence');
     await custody?.take(heldImages(opened), request.tree.pool, hashControl(config, given, stopper));
     const mount = await transport.mount(request);
     if (stopper.interruptedBy !== undefined) {
@@ -80,25 +87,31 @@ export async function serveMount(config: MountConfig, given: ServeHooks): Promis
       throw new ImageError('interrupted', stopper.interruptedBy);
     }
     stopper.watch(mount);
+    conclude = keepRecord(config.mountpoint);
     custody?.served();
     const { tree, threads } = request;
     const keeper = isWritable(tree)
       ? new Keeper(tree, threads, log, (reason) => mount.abandon(reason))
       : undefined;
-    const [outcome] = await Promise.allSettled([whileMounted(mount, config, hooks)]);
+    const [outcome] = await Promise.allSettled([whileMounted(mount, config, hooks, manager)]);
+    manager.stopping('unmounted; the images are being written out');
     const end = outcome.status === 'fulfilled' ? outcome.value : undefined;
+    if (end?.how === 'failed') failure = end.reason;
     if (end?.how === 'failed' && end.abandoned === true) {
       await keeper?.abandon();
       return end;
     }
     const clean = keeper === undefined || (await keeper.close());
+    if (!clean) failure = 'an image was not left clean';
     if (custody !== undefined) {
+      manager.atWork('unmounted; the evidence is being compared with what it was');
       stopper.beginLastWork('the evidence is being compared with what it was');
       await custody.close(end?.how ?? 'failed', hashControl(config, given, stopper));
     }
     if (outcome.status === 'rejected') throw outcome.reason;
-    return clean ? outcome.value : { how: 'failed', reason: 'an image was not left clean' };
+    return clean ? outcome.value : { how: 'failed', reason: failure! };
   } catch (problem) {
+    failure = ImageError.from(problem, 'bug').message;
     // Whatever failed: the signal is why, or was first.
     const signal = stopper.interruptedBy;
     throw signal === undefined ? problem : new ImageError('interrupted', `${signal}: nothing was mounted`);
@@ -107,6 +120,9 @@ export async function serveMount(config: MountConfig, given: ServeHooks): Promis
     stopper.close();
     custody?.drop();
     closeImages(opened);
+    conclude(failure);
+    manager.status(failure ?? 'ended');
+    manager.close();
   }
 }
 
@@ -193,12 +209,18 @@ function mountRequest(
   };
 }
 
-async function whileMounted(mount: Mount, config: MountConfig, hooks: ServeHooks): Promise<MountEnd> {
+async function whileMounted(
+  mount: Mount,
+  config: MountConfig,
+  hooks: ServeHooks,
+  manager: ServiceManager,
+): Promise<MountEnd> {
   const { log } = hooks;
   try {
     if (config.pidFile !== undefined) writePidFile(config.pidFile);
     log.info(`mounted ${config.images.join(', ')} on ${config.mountpoint}`);
     hooks.ready();
+    manager.ready(`${config.images.join(', ')} on ${config.mountpoint}`, () => mount.isAnswering());
     const end = await mount.ended;
     if (end.how === 'failed') log.error(end.reason);
     else log.info(`${config.mountpoint}: ${end.how}`);

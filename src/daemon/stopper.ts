@@ -33,10 +33,13 @@ export class Stopper {
   #warned = false;
   #told = '';
 
-  /** Listens to signals until `close`. */
-  constructor(config: MountConfig, log: Log) {
+  readonly #tell: (status: string) => void;
+
+  /** Listens to signals until `close`. `tell` gets why it does not end yet, for who looks at the service. */
+  constructor(config: MountConfig, log: Log, tell: (status: string) => void = () => {}) {
     this.#config = config;
     this.#log = log;
+    this.#tell = tell;
     this.#onSignal = (name) => this.#request(name);
     for (const name of SIGNALS) process.on(name, this.#onSignal);
   }
@@ -124,6 +127,7 @@ export class Stopper {
     const by = holders.length === 0 ? '' : ` by ${holders.join(', ')}`;
     if (by === this.#told && by !== '') return;
     this.#told = by;
+    this.#tell(`asked to end; ${mountpoint} is in use${by}`);
     this.#log.warn(
       `${mountpoint}: in use${by}; serving goes on until it is released (a second signal cuts it off)`,
     );

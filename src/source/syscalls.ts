@@ -220,6 +220,18 @@ export function umount(path: string, flags: number): number {
   return call('int umount2(const char *path, int flags)', path, flags);
 }
 
+/**
+ * mount(2) with MS_REMOUNT: gives the mount at `path` these flags (`MS_…` of sys/mount.h), in place of those that it
+ * has. Returns 0 or -errno.
+ */
+export function remount(path: string, flags: number): number {
+  const prototype =
+    'int mount(const char *source, const char *target, const char *type, ulong flags, const char *data)';
+  return call(prototype, 'none', path, '', MS_REMOUNT | flags, '');
+}
+
+const MS_REMOUNT = 32;
+
 const F_OFD_GETLK = 36;
 const F_OFD_SETLK = 37;
 const F_RDLCK = 0;
@@ -260,12 +272,15 @@ const MSG_DONTWAIT = 0x40;
 
 /**
  * sendto(2): one datagram to the local socket at `path`, never waiting. Returns the bytes sent, or -errno.
- * struct sockaddr_un: a u16 family, then the path with its NUL.
+ * struct sockaddr_un: a u16 family, then the path with its NUL; an abstract name, given as "@name", begins with a NUL
+ * and has none at its end (unix(7)).
  */
 export function sendDatagram(socket: number, path: string, message: Uint8Array): number {
-  const address = Buffer.alloc(2 + Buffer.byteLength(path) + 1);
+  const abstract = path.startsWith('@');
+  const address = Buffer.alloc(2 + Buffer.byteLength(path) + (abstract ? 0 : 1));
   address.writeUInt16LE(AF_UNIX, 0);
   address.write(path, 2);
+  if (abstract) address[2] = 0;
   return call(
     'long sendto(int fd, const uint8_t *message, size_t length, int flags, const uint8_t *address, uint32_t size)',
     socket,

@@ -11,6 +11,10 @@ export interface MountEntry {
   /** "fuse.vdisk-mount" */
   readonly type: string;
   readonly source: string;
+  /** Of this mount: "ro", "nosuid", …, as they stand there. */
+  readonly options: readonly string[];
+  /** Of the file system, which may be mounted elsewhere too. */
+  readonly superOptions: readonly string[];
 }
 
 /** Space, tab, newline and backslash stand as three octal digits. */
@@ -33,6 +37,8 @@ export function parseMountinfo(text: string): MountEntry[] {
       mountpoint: decodeField(fields[4]!),
       type: fields[dash + 1]!,
       source: decodeField(fields[dash + 2]!),
+      options: fields[5]!.split(','),
+      superOptions: (fields[dash + 3] ?? '').split(','),
     });
   }
   return entries;

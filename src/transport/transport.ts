@@ -61,6 +61,11 @@ export interface Mount {
    * images. Who waits for one of them is ended too. `ended` settles as 'failed' and `abandoned`.
    */
   abandon(reason: string): void;
+  /**
+   * Whether requests are still being answered: false where every thread has been in one and the same request since the
+   * last call. A thread that waits for requests answers.
+   */
+  isAnswering(): boolean;
 }
 
 export interface Transport {

@@ -45,9 +45,29 @@ const PARENTS = texts(
 
 const END = texts(
   '`umount`, `fusermount3 -u`, SIGTERM and SIGINT end a mount. While something uses it, a signal makes the daemon say who, ' +
-    'and go on serving until it is released; a second signal cuts it off. umount(8) may return before the daemon has ended, ' +
-    'which writes what waits in memory and holds the locks of the image until then. With `--pid-file`, the end of that ' +
-    'file says that it is done.',
+    'and go on serving until it is released; a second signal cuts it off. After the mount is gone, the daemon ' +
+    'writes what waits in memory, and holds the locks of the image until it ends. Where our helper is installed, umount(8) ' +
+    'waits for that, and says with status 2 where an image was not left clean; fusermount3(1) does not wait. With ' +
+    '`--pid-file`, the end of that file says that it is done.',
+);
+
+const FSTAB = texts(
+  'With the helpers in /sbin, mount(8) knows the types fuse.vdisk-mount and vdisk-mount: `mount -t fuse.vdisk-mount ' +
+    '/img/a.vhdx /mnt/a -o ro,allow_other`, and in fstab(5):',
+  '`/img/a.vhdx /mnt/a fuse.vdisk-mount ro,allow_other,nofail 0 0`',
+  '`/mnt/a/a.raw /srv/guest ext4 ro,loop,nofail,x-systemd.requires-mounts-for=/mnt/a 0 0`',
+  'All options of this page can be used there, and those of mount(8) and systemd.mount(5) that are for others. The type ' +
+    'vdisk-mount.FORMAT is `--format`. `remount,ro` makes a mount read-only; it cannot be made writable again.',
+);
+
+const CONFIG = texts(
+  'A file describes a mount, for `--config NAME` and for systemd, vdisk-mount@NAME.service. It is written in TOML: `images` ' +
+    '(a list of paths), `mountpoint`, `read_only`, and every long option with "_" for "-". Flags are true or false, options that ' +
+    'are repeatable take lists, and paths are absolute. What is given on the command line goes before it. `vdisk config check` ' +
+    'says what is wrong, with line and column.',
+  '`images = ["/srv/images/disk.vhdx"]`',
+  '`mountpoint = "/mnt/img"`',
+  '`allow_other = true`',
 );
 
 /** The page. */
@@ -62,6 +82,8 @@ export function mountPage(about: About): string {
       DESCRIPTION,
       subsection('Parents', PARENTS),
       subsection('The end of a mount', END),
+      subsection('mount(8) and fstab(5)', FSTAB),
+      subsection('Descriptions of mounts', CONFIG),
     ),
     section(
       'OPTIONS',
@@ -82,6 +104,11 @@ export function mountPage(about: About): string {
           '/etc/fuse.conf',
           'Must say user_allow_other before users other than root may use `--allow-other`.',
         ),
+        item(
+          '/etc/vdisk-mount/NAME.toml',
+          'What `--config NAME` mounts. Users other than root: ~/.config/vdisk-mount.',
+        ),
+        item('/run/vdisk-mount', 'Which daemon serves which mount: whom umount(8) waits for.'),
       ]),
     ),
     section(

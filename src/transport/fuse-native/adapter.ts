@@ -51,7 +51,9 @@ export const fuseNativeTransport: Transport = {
       abandoned = { how: 'failed', reason, abandoned: true };
       cut();
     };
-    return { ended: connection.ended.then((end) => abandoned ?? end), unmount, abandon };
+    const ended = connection.ended.then((end) => abandoned ?? end);
+    // Who asks is the thread that answers.
+    return { ended, unmount, abandon, isAnswering: () => true };
   },
 };
 

@@ -20,6 +20,13 @@ const SUBTYPE = 'vdisk-mount';
 const MNT_FORCE = 1;
 const MNT_DETACH = 2;
 
+/**
+ * Our helper of umount(8), which waits for the daemon. umount(8) does not always look for it by the type: for a directory it
+ * may look no further than statfs(2), which says "fuse". Where it is installed, the mount is marked with its name, in
+ * mount(8)'s own table (/run/mount/utab).
+ */
+const UNMOUNT_HELPER = `/sbin/umount.${SUBTYPE}`;
+
 /** Helpers are looked for here only: PATH may be anybody's. */
 const HELPER_DIRECTORIES = ['/usr/bin', '/bin', '/usr/sbin', '/sbin', '/usr/local/bin'];
 
@@ -75,6 +82,8 @@ function mountAsRoot(request: MountRequest): MountedDevice {
   }
   const rootmode = (statSync(request.mountpoint).mode & 0o170000).toString(8);
   const options = ['fd=3', `rootmode=${rootmode}`, 'user_id=0', 'group_id=0', ...commonOptions(request)];
+  const marked = existsSync(UNMOUNT_HELPER);
+  if (marked) options.push(`helper=${SUBTYPE}`);
   const args = ['-i', '-t', MOUNT_TYPE, '-o', options.join(','), '--', request.fsname, request.mountpoint];
   const outcome = spawnSync(program, args, { stdio: ['ignore', 'ignore', 'pipe', device] });
   if (outcome.status !== 0) {
@@ -84,10 +93,23 @@ function mountAsRoot(request: MountRequest): MountedDevice {
     const said = outcome.error?.message ?? outcome.stderr.toString().trim();
     throw new ImageError('mount', `${request.mountpoint}: mounting failed: ${firstLine(said)}`);
   }
-  return { device, unmount: (how) => unmountAsRoot(request.mountpoint, how) };
+  return {
+    device,
+    unmount: (how) =>
+      marked && how === 'clean' ? unmountMarked(request.mountpoint) : unmountAsRoot(request.mountpoint, how),
+  };
 }
 
-function unmountAsRoot(mountpoint: string, how: 'clean' | 'force'): number {
+/** By umount(8), which takes the mark out of its own table as well; it neither looks at the path nor asks our helper. */
+function unmountMarked(mountpoint: string): number {
+  const program = findHelper('umount');
+  if (program === undefined) return unmountAsRoot(mountpoint, 'clean');
+  const { status } = spawnSync(program, ['-i', '-c', '--', mountpoint], { stdio: 'ignore' });
+  return status === 0 ? 0 : -EBUSY;
+}
+
+function unmountAsRoot(mountpoint: string, how: UnmountHow): number {
+  if (how === 'lazy') return umount(mountpoint, MNT_DETACH);
   if (how === 'force') {
     // Cutting the connection first lets requests that wait return; the mount itself goes with the second call.
     umount(mountpoint, MNT_FORCE);
@@ -151,7 +173,8 @@ function fusermountUnmounts(mountpoint: string, ...options: string[]): boolean {
   return spawnSync(program, ['-u', ...options, '--', mountpoint], { stdio: 'ignore' }).status === 0;
 }
 
-function unmountAsUser(mountpoint: string, how: 'clean' | 'force'): number {
+function unmountAsUser(mountpoint: string, how: UnmountHow): number {
+  if (how === 'lazy') return fusermountUnmounts(mountpoint, '-z') ? 0 : -EBUSY;
   if (how === 'clean') return fusermountUnmounts(mountpoint) ? 0 : -EBUSY;
   const entry = findMount(mountpoint);
   const detached = fusermountUnmounts(mountpoint, '-z');
@@ -159,8 +182,11 @@ function unmountAsUser(mountpoint: string, how: 'clean' | 'force'): number {
   return detached && cut ? 0 : -EBUSY;
 }
 
-/** Ends the mount at `mountpoint`: see Mount.unmount. */
-export function unmountPath(mountpoint: string, how: 'clean' | 'force'): number {
+/** 'lazy': taken away now, and ended when nobody uses it any more. The others: see Mount.unmount. */
+export type UnmountHow = 'clean' | 'force' | 'lazy';
+
+/** Ends the mount at `mountpoint`. Returns 0 or -errno. */
+export function unmountPath(mountpoint: string, how: UnmountHow): number {
   return process.geteuid?.() === 0 ? unmountAsRoot(mountpoint, how) : unmountAsUser(mountpoint, how);
 }
 

@@ -92,6 +92,8 @@ class Session implements Mount {
   readonly #damaged: Report;
   readonly #devices: readonly number[];
   readonly #workers = new Set<Worker>();
+  /** What each worker was in at the last look of `isAnswering`. */
+  #seen: readonly (string | undefined)[] = [];
   #running = 0;
   #waiting: number;
   #replacements = 0;
@@ -122,6 +124,12 @@ class Session implements Mount {
 
   unmount(how: 'clean' | 'force'): number {
     return this.#mounted.unmount(how);
+  }
+
+  isAnswering(): boolean {
+    const before = this.#seen;
+    this.#seen = this.#devices.map((_, index) => new WorkerStatus(this.#status, index).stage);
+    return this.#seen.some((stage, index) => stage === undefined || stage !== before[index]);
   }
 
   #start(index: number): void {

@@ -43,6 +43,12 @@ export class WorkerStatus {
     };
   }
 
+  /** Names the request that the worker is in, unlike those before it; undefined where it waits for one. */
+  get stage(): string | undefined {
+    const request = this.unanswered();
+    return request === undefined ? undefined : `${request.high}:${request.low}:${this.requests}`;
+  }
+
   /** Requests answered since the mount was made, modulo 2^32. */
   get requests(): number {
     return this.#words[REQUESTS]!;

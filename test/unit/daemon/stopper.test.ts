@@ -28,6 +28,7 @@ describe('signals', () => {
     const asked: string[] = [];
     const mount: Mount = {
       abandon: () => {},
+      isAnswering: () => true,
       ended: new Promise((resolve) => {
         end = resolve;
       }),

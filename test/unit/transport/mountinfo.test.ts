@@ -7,7 +7,15 @@ describe('parseMountinfo', () => {
   it('reads the example of proc(5)', () => {
     const line = '36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n';
     expect(parseMountinfo(line)).toEqual([
-      { id: 36, device: '98:0', mountpoint: '/mnt2', type: 'ext3', source: '/dev/root' },
+      {
+        id: 36,
+        device: '98:0',
+        mountpoint: '/mnt2',
+        type: 'ext3',
+        source: '/dev/root',
+        options: ['rw', 'noatime'],
+        superOptions: ['rw', 'errors=continue'],
+      },
     ]);
   });
 
@@ -19,7 +27,7 @@ describe('parseMountinfo', () => {
       '43 27 0:40 / /m ro shared:7 master:1 propagate_from:2 unbindable - fuse.vdisk-mount /d.vhdx ro',
     ],
   ])('reads a line with optional fields: %s', (_, line) => {
-    expect(parseMountinfo(line)).toEqual([
+    expect(parseMountinfo(line)).toMatchObject([
       { id: 43, device: '0:40', mountpoint: '/m', type: 'fuse.vdisk-mount', source: '/d.vhdx' },
     ]);
   });

@@ -26,14 +26,20 @@ export function* compact(source: BlockSource, context: OpenContext): Reshaping {
   yield* squeeze(image, new Work());
 }
 
-/** Entries behind the end of the disk name nothing any more. Stable when it returns. */
-export function dropSpare(image: WholeVdi): void {
+/** Entries behind the end of the disk name nothing any more, which is stable when it returns: how many did. */
+export function dropSpare(image: WholeVdi): number {
   const { entries } = image;
+  let dropped = 0;
   for (let block = image.needed; block < entries.length; block += 1) {
-    if (entries[block]! < ENTRY_ZERO) image.set(block, ENTRY_FREE);
+    if (entries[block]! >= ENTRY_ZERO) continue;
+    image.set(block, ENTRY_FREE);
+    dropped += 1;
   }
-  image.writeEntries();
-  image.flush();
+  if (dropped > 0) {
+    image.writeEntries();
+    image.flush();
+  }
+  return dropped;
 }
 
 /** Steps 2 to 4, of an image whose entries are sound. `blocks`: at last, the map has no more entries than that. */

@@ -103,8 +103,12 @@ function loseMissing(image: WholeVdi, tell: Tell): void {
 
 /** Each block of the disk has a place of its own, as far as the file holds one. */
 function* mendEntries(image: WholeVdi, tell: Tell, work: Work): Reshaping {
-  tellSpare(image, tell);
-  dropSpare(image);
+  const spare = dropSpare(image);
+  if (spare > 0) {
+    tell(
+      `VDI block map: ${spare} entries behind the end of the disk named physical blocks; they are free now`,
+    );
+  }
   const { entries, header } = image;
   const seen = new Uint8Array(Math.ceil(header.blocks / 8));
   const shared: { block: number; from: number }[] = [];
@@ -136,17 +140,6 @@ function* mendEntries(image: WholeVdi, tell: Tell, work: Work): Reshaping {
   }
   yield* relocate(image, moves, work);
   if (header.type === TYPE_FIXED && limit === header.blocks && !image.hasParent) fillFixed(image, tell);
-}
-
-function tellSpare(image: WholeVdi, tell: Tell): void {
-  const { entries } = image;
-  let spare = 0;
-  for (let block = image.needed; block < entries.length; block += 1)
-    if (entries[block]! < ENTRY_ZERO) spare += 1;
-  if (spare > 0)
-    tell(
-      `VDI block map: ${spare} entries behind the end of the disk named physical blocks; they are free now`,
-    );
 }
 
 /** A fixed image has a place for every block. */

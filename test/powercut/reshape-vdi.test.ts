@@ -317,7 +317,7 @@ const ORDERS: readonly Order[] = [
     name: 'growing: moved blocks before the map that takes their place',
     ...growth(noRoom),
     before: table,
-    next: table,
+    next: 'payload.zero',
   },
   { name: 'growing: the new map before the header', ...growth(noRoom), before: table, next: header },
   {

@@ -56,10 +56,12 @@ function placeMap(image: WholeVdi, blocks: number): boolean {
   }
   const before = image.headerEnd;
   if (before + blocks * 4 > mapOffset || !isZeros(image, before, blocks * 4)) return false;
+  const end = mapOffset + image.entries.length * 4;
   image.writeNewMap(before, blocks);
   image.flush();
   image.change({ mapOffset: before, blocks });
   image.flush();
+  clear(image, mapOffset, end);
   return true;
 }
 
@@ -98,9 +100,19 @@ function moveMap(image: WholeVdi, blocks: number, n: number): void {
   const mapOffset = newMapAt(image);
   const dataOffset = image.header.dataOffset + n * image.stride;
   const blocksAllocated = Math.max(0, image.scan().end - n);
+  const { mapOffset: oldMap, dataOffset: oldData } = image.header;
+  const oldEnd = oldMap + image.entries.length * 4;
   image.reach(dataOffset);
+  image.zero(oldData, dataOffset - oldData);
   image.writeNewMap(mapOffset, blocks, n);
   image.flush();
   image.change({ mapOffset, dataOffset, blocks, blocksAllocated });
   image.flush();
+  clear(image, oldMap, oldEnd);
+}
+
+/** Where a map was are zeros: room for the next. The first sector has the header. */
+function clear(image: WholeVdi, from: number, end: number): void {
+  const start = Math.max(from, SECTOR);
+  if (start < end) image.zero(start, end - start);
 }

@@ -16,11 +16,11 @@ import type { ReshapeStep, Reshaping } from '../../image/reshape.ts';
 import { cover } from './places.ts';
 import type { WholeVdi } from './whole.ts';
 
-/** Copied between two steps. */
+/** Of the blocks between two steps. */
 const PIECE = 4 * MIB;
 /** Copied between two flushes: few of them for large images, little to do again after a crash. */
 const BATCH = 256 * MIB;
-/** Entries of a batch, where blocks are tiny. */
+/** Moves of a batch, where blocks are tiny or hold nothing. */
 const BATCH_ENTRIES = 65_536;
 
 export interface Move {
@@ -53,43 +53,58 @@ export function* relocate(image: WholeVdi, moves: readonly Move[], work: Work): 
   const end = moves.reduce((most, { to }) => Math.max(most, to), 0) + 1;
   image.reach(image.placeOf(end));
   cover(image, end);
-  const perBatch = Math.max(1, Math.min(BATCH_ENTRIES, Math.floor(BATCH / stride)));
   const buffer = new Uint8Array(Math.min(stride, MIB));
-  for (let first = 0; first < moves.length; first += perBatch) {
-    const batch = moves.slice(first, first + perBatch);
-    let since = 0;
-    for (const { from, to } of batch) {
-      for (let done = 0; done < stride; done += PIECE) {
-        const count = Math.min(PIECE, stride - done);
-        copy(image, image.placeOf(from) + done, image.placeOf(to) + done, count, buffer);
-        since += count;
-        if (since < PIECE) continue;
-        yield work.step(since);
-        since = 0;
-      }
+  let first = 0;
+  let copied = 0;
+  let since = 0;
+  for (const [index, { from, to }] of moves.entries()) {
+    for (let done = 0; done < stride; done += PIECE) {
+      const count = Math.min(PIECE, stride - done);
+      copied += copy(image, image.placeOf(from) + done, image.placeOf(to) + done, count, buffer);
+      since += count;
+      if (since < PIECE) continue;
+      yield work.step(since);
+      since = 0;
     }
-    image.flush();
-    for (const { block, to } of batch) image.set(block, to);
-    image.writeEntries();
-    image.flush();
-    yield work.step(since);
+    const next = index + 1;
+    if (copied < BATCH && next - first < BATCH_ENTRIES && next < moves.length) continue;
+    name(image, moves.slice(first, next));
+    first = next;
+    copied = 0;
   }
+  yield work.step(since);
 }
 
-/** Holes of the file stay holes. The file may end within what is copied: what it lacks is zeros. */
-function copy({ source }: WholeVdi, from: number, to: number, length: ByteCount, buffer: Uint8Array): void {
+/** The copies are stable, then the entries. */
+function name(image: WholeVdi, moves: readonly Move[]): void {
+  image.flush();
+  for (const { block, to } of moves) image.set(block, to);
+  image.writeEntries();
+  image.flush();
+}
+
+/** Holes of the file stay holes. The file may end within what is copied: what it lacks is zeros. Returns bytes written. */
+function copy(
+  { source }: WholeVdi,
+  from: number,
+  to: number,
+  length: ByteCount,
+  buffer: Uint8Array,
+): ByteCount {
   const end = Math.min(from + length, source.size);
-  const isSolid = end === from + length && source.nextData(from as HostOffset) === from;
-  if (!isSolid || source.nextHole(from as HostOffset) < end) {
+  const first = source.nextData(from as HostOffset);
+  const isSolid = first === from && end === from + length && source.nextHole(first) >= end;
+  if (!isSolid && source.nextData(to as HostOffset) < to + length) {
     must(source.zero(to as HostOffset, length, 'punch', 'payload.zero'), source, 'a block cannot be moved');
   }
-  for (let at: number = from; at < end; ) {
-    const data = source.nextData(at as HostOffset);
-    if (data >= end) return;
+  let copied = 0;
+  for (let data = first, next: number; data < end; data = source.nextData(next as HostOffset)) {
     const hole = source.nextHole(data);
-    at = hole > data ? Math.min(hole, end) : end;
-    copyData(source, data, to + (data - from), at - data, buffer);
+    next = hole > data ? Math.min(hole, end) : end;
+    copyData(source, data, to + (data - from), next - data, buffer);
+    copied += next - data;
   }
+  return copied;
 }
 
 function copyData(

@@ -1,12 +1,12 @@
 /**
  * Mending a VDI, from what loses nothing to what does:
  *
- *   1. the header: fields that other programs stumble over (one write)
+ *   1. the header: fields that other programs stumble over (one write); the counter, where it is behind the map
  *   2. `all`: the last block of the file is completed with zeros where the file cuts it off; entries that name nothing in
  *      the file become zeros
  *   3. entries that name a place of another get one of their own, with a copy (relocate.ts); those behind the end of
  *      the disk are given up; blocks of a fixed image get a place
- *   4. the counter
+ *   4. the counter, where it is above what the file holds
  *   5. space that nobody uses is given up (compact.ts)
  *
  * While an entry is left that names nothing in the file, the file does not grow up to there, its counter does not fall, and
@@ -41,6 +41,7 @@ export function* repair(
   const work = new Work();
   if (scope !== 'leaks') {
     mendHeader(image, isAll, tell);
+    mendCounter(image, look(image).scan, false, tell);
     if (isAll) loseMissing(image, tell);
     yield* mendEntries(image, tell, work);
   }

@@ -199,6 +199,11 @@ describe.each(CHILDREN)('a child: $name', (image) => {
     expect(checked(final).allocatedBytes).toBe(0);
   });
 
+  test('grows, where its parent shows nothing', () => {
+    const size = image.disk.length + 100 * K;
+    cut(image, (source) => resize!(source, size, context), [image.disk, sized(image.disk, size)]);
+  });
+
   test('stands alone, and is a child again', () => {
     const parentOf = ({ parent }: Image) => (parent === undefined ? nothing : parentDisk(image));
     const alone = cut(image, (source) => rebase!(source, undefined, context), [image.disk, without], {

@@ -71,8 +71,11 @@ function nameAdded(image: WholeVdi, blocks: number): void {
     return;
   }
   dropSpare(image);
-  const added = Array.from({ length: blocks - needed }, (_, n) => needed + n);
-  givePlaces(image, added, freeNumbers(image.scan(), 0));
+  givePlaces(image, range(needed, blocks), freeNumbers(image.scan(), 0));
+}
+
+function* range(first: number, end: number): Generator<number> {
+  for (let number = first; number < end; number += 1) yield number;
 }
 
 function refusedRoom(refused: 'offset' | 'blocks', size: ByteCount): ImageError {

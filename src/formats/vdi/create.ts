@@ -4,7 +4,6 @@
  */
 
 import { ImageError } from '../../base/errors.ts';
-import { parseGuid } from '../../base/guid.ts';
 import { hostOffset, KIB, MIB, roundUp, TIB } from '../../base/units.ts';
 import {
   bytesAt,
@@ -14,11 +13,10 @@ import {
   checkPower,
   filledAt,
   type ImagePlan,
-  markOf,
-  type NewParent,
   PREALLOCATION,
   tableAt,
 } from '../../image/create.ts';
+import { parentUuids } from './parent.ts';
 import {
   HEADER_AT,
   header1,
@@ -39,7 +37,7 @@ const MAX_BLOCK_SIZE = 128 * MIB;
 /** The one that QEMU opens, and that VirtualBox makes. */
 const BLOCK_SIZE = MIB;
 /** VirtualBox opens none from here on. */
-const MAX_DISK_SIZE = 4096 * TIB - 3 * MIB - SECTOR;
+export const MAX_DISK_SIZE = 4096 * TIB - 3 * MIB - SECTOR;
 const MAP_AT = MIB;
 
 const usage = (message: string, hint?: string): ImageError => new ImageError('usage', message, { hint });
@@ -118,24 +116,4 @@ function plan({ virtualSize, options, parent, guid }: CreateRequest): ImagePlan 
     size: dataOffset + length,
     data: fixed ? { at: hostOffset(dataOffset), length } : undefined,
   };
-}
-
-function parentUuids(parent: NewParent | undefined) {
-  const none = new Uint8Array(16);
-  if (parent === undefined) return { linkageUuid: none, parentModifyUuid: none };
-  if (parent.image.format === 'vhd') {
-    // The same bytes, which the two formats show in different orders; a VHD records nothing of its state.
-    const id = markOf(parent, 'unique-id').replaceAll('-', '');
-    return { linkageUuid: Uint8Array.from(Buffer.from(id, 'hex')), parentModifyUuid: none };
-  }
-  const linkageUuid = parseGuid(markOf(parent, 'uuid-create'));
-  const parentModifyUuid = parseGuid(markOf(parent, 'uuid-modify'));
-  if (
-    linkageUuid === undefined ||
-    parentModifyUuid === undefined ||
-    linkageUuid.every((byte) => byte === 0)
-  ) {
-    throw usage(`${parent.absolute}: its create UUID is null, so that no child could know it`);
-  }
-  return { linkageUuid, parentModifyUuid };
 }

@@ -66,8 +66,8 @@ class VdiImage implements Image {
     return next === undefined ? undefined : guestOffset(next * blockSize);
   }
 
-  prepareEdit(): VdiEdit {
-    return prepareEdit(this.#header, this.#source);
+  prepareEdit(context: OpenContext): VdiEdit {
+    return prepareEdit(this.#header, this.#source, context);
   }
 
   share(): SharedImage {

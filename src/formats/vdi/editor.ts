@@ -67,8 +67,8 @@ export class VdiEditor extends TableEditor {
   }
 
   protected first(): Status {
-    const at = this.#edit.modifyUuidAt as HostOffset;
-    return this.source.writeAt(randomGuid(), 0, 16, at, 'header.write');
+    const { modifyUuid, modifyUuidAt } = this.#edit;
+    return this.source.writeAt(modifyUuid ?? randomGuid(), 0, 16, modifyUuidAt as HostOffset, 'header.write');
   }
 
   protected allocateLocked(at: GuestOffset, length: ByteCount): Status {

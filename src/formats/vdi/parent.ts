@@ -3,7 +3,9 @@
  * Create UUID: which image; modify UUID: in which state (formats/vdi.md 6).
  */
 
-import { formatGuid, formatUuid, isZero } from '../../base/guid.ts';
+import { ImageError } from '../../base/errors.ts';
+import { formatGuid, formatUuid, isZero, parseGuid } from '../../base/guid.ts';
+import { markOf as markOfParent, type NewParent } from '../../image/create.ts';
 import type { Image } from '../../image/driver.ts';
 import type { IdentityMark, ParentLink, ParentMismatch } from '../../image/parent.ts';
 import type { VdiHeader } from './header.ts';
@@ -51,4 +53,31 @@ function mismatch(
   found: string | undefined,
 ): ParentMismatch {
   return { severity, wanted: `${name} ${wanted}`, found: found === undefined ? 'none' : `${name} ${found}` };
+}
+
+/**
+ * What a child of `parent` records; null UUIDs where there is none. Throws ImageError('usage') for a parent that no child could
+ * know.
+ */
+export function parentUuids(parent: NewParent | undefined) {
+  const none = new Uint8Array(16);
+  if (parent === undefined) return { linkageUuid: none, parentModifyUuid: none };
+  if (parent.image.format === 'vhd') {
+    // The same bytes, which the two formats show in different orders; a VHD records nothing of its state.
+    const id = markOfParent(parent, VHD_ID).replaceAll('-', '');
+    return { linkageUuid: Uint8Array.from(Buffer.from(id, 'hex')), parentModifyUuid: none };
+  }
+  const linkageUuid = parseGuid(markOfParent(parent, CREATE));
+  const parentModifyUuid = parseGuid(markOfParent(parent, MODIFY));
+  if (
+    linkageUuid === undefined ||
+    parentModifyUuid === undefined ||
+    linkageUuid.every((byte) => byte === 0)
+  ) {
+    throw new ImageError(
+      'usage',
+      `${parent.absolute}: its create UUID is null, so that no child could know it`,
+    );
+  }
+  return { linkageUuid, parentModifyUuid };
 }

@@ -3,6 +3,7 @@
 import { corrupt, ImageError, unsupported } from '../../base/errors.ts';
 import { type ByteCount, hex } from '../../base/units.ts';
 import { MAX_SCANNED_WORDS } from '../../image/count.ts';
+import type { OpenContext } from '../../image/driver.ts';
 import { FreshSpace } from '../../image/fresh-space.ts';
 import { type TableEditSeed, tableEditSeed } from '../../image/table-editor.ts';
 import type { BlockSource } from '../../source/block-source.ts';
@@ -28,6 +29,8 @@ export interface VdiEdit extends TableEditSeed {
   /** Host offsets of two fields of the header. */
   readonly counterAt: number;
   readonly modifyUuidAt: number;
+  /** The modify UUID of the first write, where children were told of it; else a random one. */
+  readonly modifyUuid: Uint8Array | undefined;
 }
 
 /** In `VdiEdit.bounds`. */
@@ -39,7 +42,11 @@ export const WRITTEN = 1;
  * one twice. Finds the blocks below the counter that nobody uses. Maps of more than MAX_SCANNED_WORDS entries
  * are refused: an entry that was not looked at may name a place that the file has yet to grow to. Throws ImageError.
  */
-export function prepareEdit(header: VdiHeader, source: BlockSource): VdiEdit {
+export function prepareEdit(
+  header: VdiHeader,
+  source: BlockSource,
+  { nextIdentity }: Pick<OpenContext, 'nextIdentity'>,
+): VdiEdit {
   if ((header.flags & ~FLAG_ZERO_EXPAND) !== 0) {
     throw unwritable(unsupported(`VDI header: flags are ${hex(header.flags)}, only bit 0 is known`));
   }
@@ -69,6 +76,7 @@ export function prepareEdit(header: VdiHeader, source: BlockSource): VdiEdit {
     hasParent: parentOf(header) !== undefined,
     counterAt: counterPlace(header.version),
     modifyUuidAt: modifyUuidPlace(header.version),
+    modifyUuid: nextIdentity,
   };
 }
 

@@ -1,11 +1,19 @@
 /** Giving a disk another size. */
 
-import type { ByteCount } from '../base/units.ts';
-import { abilityOf, openForReshape, type ReshapeRequest, runSteps } from './image.ts';
+import { ImageError } from '../base/errors.ts';
+import { shownPath } from '../base/text.ts';
+import { type ByteCount, formatSize, hex } from '../base/units.ts';
+import type { ComparedDisk } from '../disk/compare.ts';
+import type { Reshaping } from '../image/reshape.ts';
+import { EditedDisk, type Member, shownBy } from './disk.ts';
+import { firstByte, refuseToUncover } from './grow.ts';
+import { abilityOf, openForReshape, type ReshapeRequest, refuseDoubt, runSteps } from './image.ts';
 
 export interface ResizeRequest extends ReshapeRequest {
   /** The size to have, from the one that it has. Throws ImageError('usage'). */
   readonly sizeFrom: (before: ByteCount) => ByteCount;
+  /** Whether it may become smaller. */
+  readonly shrink: boolean;
 }
 
 export interface Resized {
@@ -18,15 +26,70 @@ export interface Resized {
 
 /** Throws ImageError; the image is whole in any case, with the old size or the new one. */
 export async function resizeImage(request: ResizeRequest): Promise<Resized> {
+  const { context, policy, shrink } = request;
   const opened = openForReshape(request);
-  const { layer, driver, context } = opened;
+  const { layer, driver } = opened;
   try {
     const before = layer.image.virtualSize;
     const after = request.sizeFrom(before);
-    if (after !== before)
-      await runSteps(abilityOf(opened, 'resize')(layer.source, after, context), layer.path, request);
-    return { path: layer.path, format: driver.id, before, after };
+    const done = { path: layer.path, format: driver.id, before, after };
+    if (after === before) return done;
+    abilityOf(opened, 'resize');
+    if (after < before && !shrink) throw refuseToShrink(layer.path, before, after);
+    refuseDoubt(opened, policy);
+    const image = { driver, source: layer.source, context: opened.context };
+    await runSteps(resizeSteps(image, shownBy(opened.parents, context), after), layer.path, request);
+    return done;
   } finally {
     opened.close();
+  }
+}
+
+function refuseToShrink(path: string, before: ByteCount, after: ByteCount): ImageError {
+  const text = `would become smaller, ${formatSize(after)} instead of ${formatSize(before)}`;
+  return new ImageError('usage', `${shownPath(path)}: ${text}, and --shrink is not given`, {
+    hint: 'First make the partitions and file systems inside end before that; what is cut off must be zeros.',
+  });
+}
+
+/**
+ * A disk becomes smaller only where what is cut off reads as zeros: its blocks are unmapped, stable, and then the
+ * image becomes smaller. Throws ImageError; at every instant the disk has the old size or the new one.
+ */
+export function* resizeSteps(
+  image: Member,
+  parents: ComparedDisk | undefined,
+  after: ByteCount,
+): Reshaping<void> {
+  const { driver, source, context } = image;
+  const { virtualSize: before } = driver.open(source, { ...context, report: () => {} });
+  if (after > before) refuseToUncover(source.label, parents?.disk, before, after);
+  // Of a size that no disk has, the format says so.
+  else if (after > 0 && Number.isSafeInteger(after)) yield* clearTail(image, parents, after, before);
+  yield* driver.reshape.resize!(source, after, context);
+}
+
+function* clearTail(
+  image: Member,
+  parents: ComparedDisk | undefined,
+  after: ByteCount,
+  before: ByteCount,
+): Reshaping<void> {
+  const edited = new EditedDisk(image, parents?.disk);
+  const { label } = image.source;
+  try {
+    const at = yield* firstByte(edited.disk, label, after, before);
+    if (at !== undefined) {
+      throw new ImageError(
+        'usage',
+        `${shownPath(label)}: not all of what is to be cut off is zeros: the byte at ${hex(at)} (${at}) is not`,
+        { hint: 'Make what is inside end earlier, and fill the rest with zeros (blkdiscard, fstrim).' },
+      );
+    }
+    // Where the disk lies in one piece there is nothing to unmap.
+    if (edited.unit > 0) edited.zero(after, before - after);
+    edited.close();
+  } finally {
+    edited.leave();
   }
 }

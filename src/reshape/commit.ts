@@ -12,7 +12,7 @@ import type { ChainPolicy } from '../chain/policy.ts';
 import { driverOf } from '../formats/registry.ts';
 import { shownBy } from './disk.ts';
 import { abilityOf, type OpenedImage, openForReshape, type ReshapeRequest, runSteps } from './image.ts';
-import { mergeSteps } from './merge.ts';
+import { byReference, mergeSteps } from './merge.ts';
 
 export interface CommitRequest extends ReshapeRequest {
   /** Whether the child keeps what it has, instead of being emptied. */
@@ -48,16 +48,17 @@ export async function commitImage(request: CommitRequest): Promise<Committed> {
     parent = reopened(opened, found, context);
     const target = parent;
     const directory = dirname(realPathOf(layer.source.share().fd));
+    const child = { driver, source: layer.source, context: opened.context };
     const merged = await runSteps(
       mergeSteps({
-        child: { driver, source: layer.source, context: opened.context },
+        child,
         parent: {
           driver: driverOf(target.image.format),
           source: target.source,
           context: openContextOf(target.path, context),
         },
         below: shownBy(opened.parents.slice(1), context)?.disk,
-        describe: (image) => describeParent(target, image, directory),
+        tell: byReference(child, (image) => describeParent(target, image, directory)),
         keep,
       }),
       layer.path,

@@ -3,7 +3,7 @@
  * it has that, it shows nothing of the parent there. So at every instant it shows the same disk, and the merge can be
  * begun again wherever it ended:
  *
- * 1. The child is told the identity that the parent will have (where the format has such a thing).
+ * 1. The child is told the identity that the parent will have (where its format records one that writing changes).
  * 2. The parent grows where the child's disk is larger; then it is written, and made stable.
  * 3. The child is told of the parent as it is now.
  * 4. The child gives up what it has. From here on the parent shows all of it.
@@ -21,7 +21,7 @@ import { must } from '../image/must.ts';
 import type { Reshaping } from '../image/reshape.ts';
 import { PagePool } from '../shared/page-pool.ts';
 import { areZeros, EditedDisk, locate, type Member, withIdentity } from './disk.ts';
-import { refuseToUncover } from './grow.ts';
+import { resizeOver } from './resize.ts';
 
 /** Of the child's tables. */
 const POOL_BYTES = 64 << 20;
@@ -30,13 +30,43 @@ const ZERO_BYTES = 256 * MIB;
 /** Flushed now and then, so that not all is waited for at the end. */
 const FLUSH_BYTES = 256 * MIB;
 
+/** How a child learns what becomes of its parent. */
+export interface Telling {
+  /**
+   * Before the parent is changed, stable when it ends. `bottom`: the parent as it is. Returns the identity that its
+   * first write gives it.
+   */
+  before(bottom: Image): Reshaping<Uint8Array>;
+  /** When all is in the parent, stable; it was opened again for this. */
+  after(bottom: Image): Reshaping;
+}
+
+/** By what the format records of a parent. */
+export function byReference(
+  { driver, source, context }: Member,
+  describe: (parent: Image) => NewParent,
+): Telling {
+  const { expectParent, rebase } = driver.reshape;
+  return {
+    *before(bottom) {
+      const identity = randomGuid();
+      if (expectParent === undefined) return identity;
+      // A merge that ended early may have left the child with another identity to expect besides this one.
+      yield* rebase!(source, describe(bottom), context);
+      expectParent(source, identity, context);
+      return identity;
+    },
+    after: (bottom) => rebase!(source, describe(bottom), context),
+  };
+}
+
 export interface MergeRequest {
   readonly child: Member;
   readonly parent: Member;
   /** What the parent stands on itself. */
   readonly below: Disk | undefined;
-  /** What the child is to be told of the parent, as it was opened last. */
-  readonly describe: (parent: Image) => NewParent;
+  /** How the child is told of the parent. */
+  readonly tell: Telling;
   /** Whether the child keeps what it has. */
   readonly keep: boolean;
 }
@@ -50,8 +80,7 @@ export interface Merged {
 }
 
 /** Throws ImageError. */
-export function* mergeSteps({ child, parent, below, describe, keep }: MergeRequest): Reshaping<Merged> {
-  const { reshape } = child.driver;
+export function* mergeSteps({ child, parent, below, tell, keep }: MergeRequest): Reshaping<Merged> {
   const top = child.driver.open(child.source, child.context);
   const pool = new PagePool(PagePool.seed(POOL_BYTES));
   const { report } = child.context;
@@ -64,16 +93,14 @@ export function* mergeSteps({ child, parent, below, describe, keep }: MergeReque
   if (own || after > before) {
     // Before anything is changed: whether it can be.
     bottom.prepareEdit(parent.context);
-    refuseToUncover(parent.source.label, below, before, after);
     if (after > before && parent.driver.reshape.resize === undefined) {
       const text = `${parent.source.label}: is smaller than its child, and cannot be made larger`;
       throw new ImageError('unsupported', text);
     }
-    const identity = reshape.expectParent === undefined ? undefined : randomGuid();
+    const identity = yield* tell.before(bottom);
     const context = withIdentity(parent.context, identity);
-    if (identity !== undefined) reshape.expectParent!(child.source, identity, child.context);
-    if (after > before) yield* parent.driver.reshape.resize!(parent.source, after, context);
-    const target = new EditedDisk({ ...parent, context }, below, identity ?? randomGuid());
+    if (after > before) yield* resizeOver({ ...parent, context }, after, below?.size);
+    const target = new EditedDisk({ ...parent, context }, below, identity);
     try {
       written = yield* copyOwn(child, translator, top.virtualSize, target);
       target.close();
@@ -81,9 +108,8 @@ export function* mergeSteps({ child, parent, below, describe, keep }: MergeReque
       target.leave();
     }
   }
-  const now = parent.driver.open(parent.source, parent.context);
-  yield* reshape.rebase!(child.source, describe(now), child.context);
-  if (!keep) yield* reshape.empty!(child.source, child.context);
+  yield* tell.after(parent.driver.open(parent.source, parent.context));
+  if (!keep) yield* child.driver.reshape.empty!(child.source, child.context);
   return { written, before, after };
 }
 

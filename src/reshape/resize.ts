@@ -2,11 +2,13 @@
 
 import { ImageError } from '../base/errors.ts';
 import { shownPath } from '../base/text.ts';
-import { type ByteCount, formatSize, hex } from '../base/units.ts';
-import type { ComparedDisk } from '../disk/compare.ts';
+import { type ByteCount, formatSize, guestOffset, hex } from '../base/units.ts';
+import { type ComparedDisk, PIECE_BYTES } from '../disk/compare.ts';
+import type { Disk } from '../disk/disk.ts';
+import { isZeros } from '../disk/walker.ts';
+import { must } from '../image/must.ts';
 import type { Reshaping } from '../image/reshape.ts';
-import { EditedDisk, type Member, shownBy } from './disk.ts';
-import { firstByte, refuseToUncover } from './grow.ts';
+import { areZeros, EditedDisk, type Member, shownBy } from './disk.ts';
 import { abilityOf, openForReshape, type ReshapeRequest, refuseDoubt, runSteps } from './image.ts';
 
 export interface ResizeRequest extends ReshapeRequest {
@@ -63,10 +65,8 @@ export function* resizeSteps(
 ): Reshaping<void> {
   const { driver, source, context } = image;
   const { virtualSize: before } = driver.open(source, { ...context, report: () => {} });
-  if (after > before) refuseToUncover(source.label, parents?.disk, before, after);
-  // Of a size that no disk has, the format says so.
-  else if (after > 0 && Number.isSafeInteger(after)) yield* clearTail(image, parents, after, before);
-  yield* driver.reshape.resize!(source, after, context);
+  if (after < before) yield* clearTail(image, parents, after, before);
+  yield* resizeOver(image, after, parents?.disk.size);
 }
 
 function* clearTail(
@@ -92,4 +92,43 @@ function* clearTail(
   } finally {
     edited.leave();
   }
+}
+
+/** The format's own part. `parentSize`: of the disk that a parent may show; the format hides what is behind its own. */
+export function resizeOver(
+  { driver, source, context }: Member,
+  after: ByteCount,
+  parentSize: ByteCount | undefined,
+): Reshaping {
+  const over = parentSize === undefined ? context : { ...context, parentSize };
+  return driver.reshape.resize!(source, after, over, parentSize);
+}
+
+/** The first byte from `from` on, below `end`, that is not zero; undefined where all are. */
+export function* firstByte(
+  disk: Disk,
+  label: string,
+  from: number,
+  end: number,
+): Reshaping<number | undefined> {
+  const walker = disk.walker();
+  const buffer = new Uint8Array(PIECE_BYTES);
+  const limit = Math.min(end, disk.size);
+  const total = limit - from;
+  for (let at = from; at < limit; ) {
+    yield { done: at - from, total };
+    must(walker.look(guestOffset(at)), { label }, `where its disk is at ${at} cannot be told`);
+    const length = Math.min(walker.length, limit - at);
+    if (isZeros(walker)) {
+      at += length;
+      continue;
+    }
+    const piece = Math.min(PIECE_BYTES, length);
+    const moved = disk.read(buffer, 0, piece, guestOffset(at));
+    must(Math.min(moved, 0), { label }, `its disk cannot be read at ${at}`);
+    const bytes = buffer.subarray(0, piece);
+    if (!areZeros(bytes)) return at + bytes.findIndex((byte) => byte !== 0);
+    at += piece;
+  }
+  return undefined;
 }

@@ -1,15 +1,7 @@
 /** The commands that change images as a whole, as built: `resize`, `compact`, `rebase`, `commit`, `check --repair`. */
 
 import { spawn } from 'node:child_process';
-import {
-  chmodSync,
-  copyFileSync,
-  existsSync,
-  readFileSync,
-  statSync,
-  truncateSync,
-  writeFileSync,
-} from 'node:fs';
+import { copyFileSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { driverOf } from '../../src/formats/registry.ts';

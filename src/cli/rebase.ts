@@ -60,7 +60,7 @@ async function rebase(parsed: Record<string, unknown>): Promise<number> {
     'copied-bytes': done.copied,
   };
   const now = done.parent === undefined ? 'stands alone' : `its parent is ${shownPath(done.parent)}`;
-  const copied = unsafe ? '' : `; ${formatSize(done.copied)} of the old parents kept`;
+  const copied = done.copied === 0 ? '' : `; ${formatSize(done.copied)} copied, so that its disk is the same`;
   sayChanged(changed, parsed['json'], told, `${shownPath(done.path)}: ${now}${copied}`);
   return OK;
 }

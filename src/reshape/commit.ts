@@ -59,6 +59,7 @@ export async function commitImage(request: CommitRequest): Promise<Committed> {
         },
         below: shownBy(opened.parents.slice(1), context)?.disk,
         tell: byReference(child, (image) => describeParent(target, image, directory)),
+        grow: true,
         keep,
       }),
       layer.path,

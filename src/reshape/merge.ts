@@ -67,6 +67,8 @@ export interface MergeRequest {
   readonly below: Disk | undefined;
   /** How the child is told of the parent. */
   readonly tell: Telling;
+  /** Whether a parent whose disk is smaller grows; else what is behind its end stays out. */
+  readonly grow: boolean;
   /** Whether the child keeps what it has. */
   readonly keep: boolean;
 }
@@ -80,15 +82,16 @@ export interface Merged {
 }
 
 /** Throws ImageError. */
-export function* mergeSteps({ child, parent, below, tell, keep }: MergeRequest): Reshaping<Merged> {
+export function* mergeSteps({ child, parent, below, tell, grow, keep }: MergeRequest): Reshaping<Merged> {
   const top = child.driver.open(child.source, child.context);
   const pool = new PagePool(PagePool.seed(POOL_BYTES));
   const { report } = child.context;
   const translator = child.driver.attach(top.share(), child.source, { pool, report });
   const bottom = parent.driver.open(parent.source, parent.context);
   const before = bottom.virtualSize;
-  const after = Math.max(before, top.virtualSize);
-  const own = hasOwn(child, translator, top.virtualSize);
+  const after = grow ? Math.max(before, top.virtualSize) : before;
+  const size = Math.min(top.virtualSize, after);
+  const own = hasOwn(child, translator, size);
   let written = 0;
   if (own || after > before) {
     // Before anything is changed: whether it can be.
@@ -102,7 +105,7 @@ export function* mergeSteps({ child, parent, below, tell, keep }: MergeRequest):
     if (after > before) yield* resizeOver({ ...parent, context }, after, below?.size);
     const target = new EditedDisk({ ...parent, context }, below, identity);
     try {
-      written = yield* copyOwn(child, translator, top.virtualSize, target);
+      written = yield* copyOwn(child, translator, size, target);
       target.close();
     } finally {
       target.leave();

@@ -116,6 +116,7 @@ describe.each(FORMATS)('%s', (format) => {
           parent: member(driver, base),
           below: undefined,
           tell: silent,
+          grow: true,
           keep: true,
         }),
       );
@@ -125,6 +126,7 @@ describe.each(FORMATS)('%s', (format) => {
       parent: member(driver, base),
       below: undefined,
       tell: silent,
+      grow: true,
       keep: true,
     });
     for (let n = 0; n < 4; n += 1) steps.next();
@@ -240,7 +242,14 @@ function commitOf(
 ) {
   const child = member(driver, top);
   const tell = byReference(child, describeBase);
-  return mergeSteps({ child, parent: member(driver, bottom), below: undefined, tell, keep: false });
+  return mergeSteps({
+    child,
+    parent: member(driver, bottom),
+    below: undefined,
+    tell,
+    grow: true,
+    keep: false,
+  });
 }
 
 /** What is wrong with what a power cut left of a child and its parent, or undefined. */

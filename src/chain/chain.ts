@@ -218,4 +218,5 @@ class Chain {
 
 const gravity = ({ mismatch }: Opened): number => (mismatch?.severity === 'changed' ? 0 : 1);
 
-const keyOfLayer = ({ source }: Layer): string => keyOf(fstatSync(source.share().fd));
+/** Two layers with the same key are one file. */
+export const keyOfLayer = ({ source }: Layer): string => keyOf(fstatSync(source.share().fd));

@@ -1,22 +1,28 @@
 /** New image files: planned by their driver, written, read back, and only then given their name. */
 
 import { fstatSync, realpathSync, type Stats, statSync } from 'node:fs';
-import { basename, dirname, join, relative, resolve } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { ImageError } from '../base/errors.ts';
 import { randomGuid } from '../base/guid.ts';
 import { shownPath } from '../base/text.ts';
 import { type ByteCount, roundUp } from '../base/units.ts';
 import { DRIVERS } from '../formats/registry.ts';
-import { CreateOptions, type ImagePlan, type NewParent } from '../image/create.ts';
-import type { FormatDriver, FormatId, Image } from '../image/driver.ts';
+import { CreateOptions, type ImagePlan } from '../image/create.ts';
+import type { FormatDriver, Image } from '../image/driver.ts';
 import { openImage } from '../image/open.ts';
 import { FileSource, openFile } from '../source/file.ts';
 import { lockImage } from '../source/image-lock.ts';
-import { openParents } from './chain.ts';
-import { Gate, keyOf } from './gate.ts';
-import { type Layer, type LayerContext, openContextOf, openLayer } from './layer.ts';
+import { keyOf } from './gate.ts';
+import { type Layer, type LayerContext, openContextOf } from './layer.ts';
 import { alreadyThere, makeFile } from './new-file.ts';
-import { DEFAULT_POLICY } from './policy.ts';
+import {
+  describeParent,
+  type NamedParent,
+  openNewParent,
+  refuseAncestor,
+  refuseLargerParent,
+  warnOfDistance,
+} from './new-parent.ts';
 import { type WriteRequest, writePlan } from './write-plan.ts';
 
 export interface NewImageRequest extends WriteRequest {
@@ -25,7 +31,7 @@ export interface NewImageRequest extends WriteRequest {
   readonly options: readonly string[];
   /** Bytes of the disk; undefined: as large as the parent's. */
   readonly virtualSize: ByteCount | undefined;
-  readonly parent: { readonly path: string; readonly format: FormatId | undefined } | undefined;
+  readonly parent: NamedParent | undefined;
   /** Whether it takes the place of a file that is there. */
   readonly replace: boolean;
   readonly context: LayerContext;
@@ -62,7 +68,7 @@ export async function createImage(request: NewImageRequest): Promise<MadeImage> 
     const plan = driver.create.plan({
       virtualSize,
       options,
-      parent: parent === undefined ? undefined : describeParent(parent, dirname(path)),
+      parent: parent === undefined ? undefined : describeParent(parent, parent.image, dirname(path)),
       guid: randomGuid,
       now: Math.floor(Date.now() / 1000),
     });
@@ -112,47 +118,18 @@ function placeOf(path: string): string {
 
 /** Throws ImageError also where the file to be replaced is one that the parent stands on. */
 function openParent({ parent, driver, path, context }: NewImageRequest, there: Stats | undefined): Layer {
-  const { id, create } = driver;
-  const title = id.toUpperCase();
-  if (create.parents.length === 0) throw new ImageError('usage', `a ${title} image cannot have a parent`);
-  const layer = openLayer(resolve(parent!.path), 'read', parent!.format, context);
+  const layer = openNewParent(parent!, driver, context);
   try {
-    const { format } = layer.image;
-    if (!create.parents.includes(format)) {
-      const fit = create.parents.map((name) => name.toUpperCase()).join(' or ');
-      throw new ImageError(
-        'usage',
-        `${shownPath(layer.path)}: is a ${format.toUpperCase()} image; the parent of a ${title} is ${fit}`,
-      );
+    if (there !== undefined) {
+      refuseAncestor(keyOf(there), layer, context, () => {
+        const text = `${shownPath(path)}: is what the new image would stand on, and is not replaced`;
+        return new ImageError('usage', text);
+      });
     }
-    if (layer.device) {
-      throw new ImageError('usage', `${shownPath(layer.path)}: is a device, and cannot be a parent`);
-    }
-    if (there !== undefined) refuseAncestor(path, there, layer, context);
     return layer;
   } catch (problem) {
     layer.source.close();
     throw problem;
-  }
-}
-
-function refuseAncestor(path: string, there: Stats, parent: Layer, context: LayerContext): void {
-  const chain = [parent];
-  try {
-    chain.push(...openParents(parent, DEFAULT_POLICY, { ...context, report: () => {} }).layers);
-  } catch {
-    // A file that cannot be found is none that can be told from the one to be replaced.
-  }
-  try {
-    for (const { source } of chain) {
-      if (keyOf(fstatSync(source.share().fd)) !== keyOf(there)) continue;
-      throw new ImageError(
-        'usage',
-        `${shownPath(path)}: is what the new image would stand on, and is not replaced`,
-      );
-    }
-  } finally {
-    for (const { source } of chain.slice(1)) source.close();
   }
 }
 
@@ -178,28 +155,8 @@ function sizeOf({ virtualSize, driver, path }: NewImageRequest, parent: Layer | 
       hint: 'Like this: vdisk create -f vhdx disk.vhdx 64G. Only a child has a size by default, its parent’s.',
     });
   }
-  if (least === undefined || virtualSize >= least) return virtualSize;
-  throw new ImageError(
-    'usage',
-    `a disk of ${virtualSize} bytes: its parent has ${least}, and would be cut off`,
-    { hint: 'Leave the size out, or say a larger one.' },
-  );
-}
-
-/** Both by their real paths: a recorded path is followed from where the child really is. */
-function describeParent({ path, image, source }: Layer, directory: string): NewParent {
-  const absolute = realpathSync(path);
-  const { mtimeMs } = fstatSync(source.share().fd);
-  return { image, absolute, relative: relative(directory, absolute), modified: Math.floor(mtimeMs / 1000) };
-}
-
-/** A parent that opens here only because the user named it. */
-function warnOfDistance(path: string, parent: Layer, { report }: LayerContext): void {
-  const gate = new Gate(path, DEFAULT_POLICY, report);
-  if (gate.treeOf(realpathSync(parent.path)) !== undefined) return;
-  report(
-    `${path}: to find its parent, a mount has to be told where: --parent-dir=${dirname(realpathSync(parent.path))}`,
-  );
+  if (least !== undefined) refuseLargerParent(virtualSize, least, 'Leave the size out, or say a larger one.');
+  return virtualSize;
 }
 
 /** What the file is, by its driver. Whatever that does not like is a defect here. */

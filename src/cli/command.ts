@@ -14,6 +14,10 @@ export interface Command {
   take(command: Argv): void;
   /** Returns the exit status, or throws ImageError: then it is 2 for 'usage', else 1, unless `failed` says another. */
   run(parsed: Record<string, unknown>): number | Promise<number>;
+  /** Whether it changes images. */
+  readonly writes?: true;
+  /** Puts its words as yargs takes them, where that takes some of them for what they are not. */
+  arrange?(words: readonly string[]): readonly string[];
   /** The status where it threw, of commands for which 1 and 2 say something else. */
   readonly failed?: number;
 }

@@ -33,18 +33,20 @@ export function takeImageArguments(command: Argv): Argv {
 
 /** Adds the options of these, for a command with positionals of its own. */
 export function takeImageOptions(command: Argv, json = 'a JSON array on stdout'): Argv {
-  command
-    .option('json', { type: 'boolean', describe: json })
-    .option('format', {
-      type: 'string',
-      choices: DRIVERS.map((driver) => driver.id),
-      describe: 'the format, instead of recognizing it by content',
-    })
-    .option('force-share', {
-      alias: 'U',
-      type: 'boolean',
-      describe: 'look although a virtual machine writes to it',
-    });
+  return takeFormatOptions(command, json).option('force-share', {
+    alias: 'U',
+    type: 'boolean',
+    describe: 'look although a virtual machine writes to it',
+  });
+}
+
+/** Adds the options of a command that changes an image: nobody else may write to it meanwhile. */
+export function takeFormatOptions(command: Argv, json: string): Argv {
+  command.option('json', { type: 'boolean', describe: json }).option('format', {
+    type: 'string',
+    choices: DRIVERS.map((driver) => driver.id),
+    describe: 'the format, instead of recognizing it by content',
+  });
   for (const spec of formatOptions) {
     command.option(spec.name, { type: 'string', choices: spec.choices ?? [], describe: spec.doc });
   }
@@ -53,13 +55,13 @@ export function takeImageOptions(command: Argv, json = 'a JSON array on stdout')
 
 const PARENT_OPTIONS = ['parent', 'parent-dir', 'force-parent'];
 
-/** Adds the arguments by which parents are found, as vdisk-mount has them. */
-export function takeParentArguments(command: Argv): Argv {
+/** Adds the arguments by which parents are found, as vdisk-mount has them; what --force-parent says may differ. */
+export function takeParentArguments(command: Argv, force?: string): Argv {
   for (const spec of MOUNT_OPTIONS.filter(({ name }) => PARENT_OPTIONS.includes(name))) {
     const text = { type: 'string', requiresArg: true } as const;
     command.option(spec.name, {
       ...(spec.value === undefined ? { type: 'boolean' } : text),
-      describe: spec.doc,
+      describe: spec.name === 'force-parent' ? (force ?? spec.doc) : spec.doc,
     });
   }
   return command;
@@ -93,13 +95,19 @@ export function imageArguments(parsed: Record<string, unknown>): ImageArguments 
 }
 
 const HINT_IN_USE = 'Stop it first, or use --force-share and accept that what is read may be torn.';
+const HINT_IN_USE_WRITING =
+  'Stop the virtual machine or end the mount first: an image in use is not changed.';
 
-/** One line on stderr, and below it what explains it and what to do. Returns the error. */
-export function complain(problem: unknown): ImageError {
+/**
+ * One line on stderr, and below it what explains it and what to do; `writes`: of a command that changes images. Returns
+ * the error.
+ */
+export function complain(problem: unknown, writes = false): ImageError {
   const error = ImageError.from(problem, 'bug');
   const { kind, message, wanted } = error;
   process.stderr.write(`vdisk: ${message}\n`);
-  const shown = kind === 'in-use' ? new ImageError(kind, message, { hint: HINT_IN_USE, wanted }) : error;
+  const hint = writes ? HINT_IN_USE_WRITING : HINT_IN_USE;
+  const shown = kind === 'in-use' ? new ImageError(kind, message, { hint, wanted }) : error;
   for (const line of shown.explanation) process.stderr.write(`  ${line}\n`);
   return error;
 }

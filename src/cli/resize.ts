@@ -4,71 +4,74 @@ import type { Argv } from 'yargs';
 import { ImageError } from '../base/errors.ts';
 import { shownPath } from '../base/text.ts';
 import { type ByteCount, formatSize, parseSize } from '../base/units.ts';
-import { type Resized, resizeImage } from '../reshape/resize.ts';
+import { resizeImage } from '../reshape/resize.ts';
+import { changing, oneText, sayChanged, takeChange } from './changing.ts';
 import { type Command, OK } from './command.ts';
-import { imageArguments, takeImageOptions, takeParentArguments } from './image-arguments.ts';
-import { interruptible, Progress, progressMode, takeProgress } from './progress.ts';
-import { reshapeContext } from './reshape-context.ts';
 
 const RESIZE_NOTE =
-  'SIZE is in bytes, or with K, M, G or T behind it (powers of 1024); with + before it, it is added. ' +
-  'Power may fail at any instant: the disk has the old size or the new one. What is inside, partitions and file ' +
-  'systems, is not changed. Exit status: 0 done, 1 failed or interrupted, 2 usage.';
+  'SIZE is in bytes, or with K, M, G or T behind it (powers of 1024); with + or - before it, it is added or taken ' +
+  'off. What a disk grows by reads as zeros; what is cut off must read as zeros before. What is inside, partitions ' +
+  'and file systems, is not changed: make it smaller before, or larger after. Children of the image, if there are ' +
+  'any, may no longer fit. Power may fail and Ctrl-C may come at any instant: the disk has the old size or the new ' +
+  'one. Exit status: 0 done, 1 failed or interrupted, 2 usage.';
 
 function takeResizeArguments(command: Argv): void {
-  command
-    .positional('image', { type: 'string', demandOption: true, describe: 'image file' })
-    .positional('size', { type: 'string', demandOption: true, describe: 'of the disk: 64G, or +16G' });
-  takeProgress(takeParentArguments(takeImageOptions(command, 'a JSON object on stdout')))
+  takeChange(command)
+    .positional('size', { type: 'string', demandOption: true, describe: 'of the disk: 64G, +16G or -16G' })
+    .option('shrink', { type: 'boolean', describe: 'let the disk become smaller' })
     .example('$0 resize disk.vhdx 128G', 'larger: the new part reads as zeros')
     .example('$0 resize disk.vdi +16G', 'by so much')
+    .example('$0 resize --shrink disk.vhd -16G', 'smaller, where what is cut off is zeros')
     .epilogue(RESIZE_NOTE);
 }
 
-function sizeFrom(text: string, before: ByteCount): ByteCount {
-  const [, sign = '', rest = ''] = /^([+-]?)(.*)$/s.exec(text)!;
+/** A size that begins with "-" is no option, which yargs would take it for without a space before it. */
+export function arrangeSizes(words: readonly string[]): readonly string[] {
+  return words.map((word) => (/^-\d/.test(word) ? ` ${word}` : word));
+}
+
+interface Size {
+  readonly sign: '' | '+' | '-';
+  readonly bytes: ByteCount;
+}
+
+function parseChange(text: string): Size {
+  const [, sign = '', rest = ''] = /^([+-]?)(.*)$/s.exec(text.trim())!;
   const bytes = parseSize(rest);
-  if (bytes === undefined)
-    throw new ImageError('usage', `"${text}" is no size`, { hint: 'Like 64G or +512M.' });
-  return sign === '' ? bytes : sign === '+' ? before + bytes : before - bytes;
+  if (bytes !== undefined) return { sign: sign as Size['sign'], bytes };
+  throw new ImageError('usage', `"${text.trim()}" is no size`, { hint: 'Like 64G, +512M or -512M.' });
+}
+
+function sizeFrom({ sign, bytes }: Size, before: ByteCount): ByteCount {
+  const after = sign === '' ? bytes : sign === '+' ? before + bytes : before - bytes;
+  if (after > 0 && Number.isSafeInteger(after)) return after;
+  throw new ImageError('usage', `no disk has a size of ${after} bytes`, {
+    hint: `It has ${formatSize(before)} now.`,
+  });
 }
 
 async function resize(parsed: Record<string, unknown>): Promise<number> {
-  const { format, chain, json } = imageArguments(parsed);
-  const progress = new Progress(progressMode(parsed), 'resizing');
-  const { context, notices } = reshapeContext(parsed);
-  const done = await interruptible((signal) =>
+  const size = parseChange(oneText(parsed, 'size')!);
+  const changed = await changing(parsed, 'resizing', (request) =>
     resizeImage({
-      path: String(parsed['image']),
-      format,
-      chain,
-      context,
-      sizeFrom: (before) => sizeFrom(String(parsed['size']), before),
-      progress: progress.update,
-      signal,
-    }).finally(() => progress.end()),
+      ...request,
+      sizeFrom: (before) => sizeFrom(size, before),
+      shrink: parsed['shrink'] === true,
+    }),
   );
-  say(done, json, notices());
+  const { path, format, before, after } = changed.done;
+  const told = { filename: path, format, 'virtual-size': after, 'virtual-size-before': before };
+  const line =
+    before === after ? `has ${formatSize(after)} already` : `${formatSize(before)} → ${formatSize(after)}`;
+  sayChanged(changed, parsed['json'], told, `${shownPath(path)}: ${line}`);
   return OK;
-}
-
-function say({ path, format, before, after }: Resized, json: boolean, warnings: readonly string[]): void {
-  if (json) {
-    const told = { filename: path, format, 'virtual-size': after, 'virtual-size-before': before, warnings };
-    process.stdout.write(`${JSON.stringify(told, null, 2)}\n`);
-    return;
-  }
-  for (const text of warnings) process.stderr.write(`vdisk: warning: ${text}\n`);
-  process.stdout.write(
-    before === after
-      ? `${shownPath(path)}: has ${formatSize(after)} already\n`
-      : `${shownPath(path)}: ${formatSize(before)} → ${formatSize(after)}\n`,
-  );
 }
 
 export const resizeCommand: Command = {
   usage: 'resize <image> <size>',
   describe: 'give a disk another size',
   take: takeResizeArguments,
+  arrange: arrangeSizes,
   run: resize,
+  writes: true,
 };

@@ -4,6 +4,8 @@ import yargs, { type Argv } from 'yargs';
 import { ImageError } from '../base/errors.ts';
 import { checkCommand } from './check.ts';
 import { type Command, FAILED, OK, USAGE } from './command.ts';
+import { commitCommand } from './commit.ts';
+import { compactCommand } from './compact.ts';
 import { compareCommand } from './compare.ts';
 import { completion, SHELLS, type Shell } from './completion.ts';
 import { configCommand } from './config.ts';
@@ -13,6 +15,7 @@ import { hashCommand } from './hash.ts';
 import { complain } from './image-arguments.ts';
 import { infoCommand } from './info.ts';
 import { mapCommand } from './map.ts';
+import { rebaseCommand } from './rebase.ts';
 import { resizeCommand } from './resize.ts';
 import { verifyCommand } from './verify.ts';
 import { VERSION } from './version.ts';
@@ -45,6 +48,9 @@ const COMMANDS: readonly Command[] = [
   resizeCommand,
   doctorCommand,
   configCommand,
+  compactCommand,
+  rebaseCommand,
+  commitCommand,
   completionCommand,
 ];
 
@@ -89,15 +95,15 @@ export function declareCommands(parser: Argv): () => number {
 
 /** Runs vdisk; returns its exit status: 0 done, 1 failed, 2 usage, but what a command says of its own. */
 export async function main(args: readonly string[]): Promise<number> {
-  const parser = yargs([...args]);
+  const name = args.find((word) => !word.startsWith('-'));
+  const command = COMMANDS.find((candidate) => nameOf(candidate) === name);
+  const parser = yargs([...(command?.arrange?.(args) ?? args)]);
   const status = declareCommands(parser);
   try {
     await parser.parseAsync();
     return status();
   } catch (problem) {
-    const name = args.find((word) => !word.startsWith('-'));
-    const command = COMMANDS.find((candidate) => nameOf(candidate) === name);
-    const { kind } = complain(helpful(problem, command));
+    const { kind } = complain(helpful(problem, command), command?.writes);
     return command?.failed ?? (kind === 'usage' ? USAGE : FAILED);
   }
 }

@@ -7,7 +7,7 @@ import type { Disk } from './disk.ts';
 import { isZeros, type Walker } from './walker.ts';
 
 /** Read and compared at once. */
-const PIECE_BYTES = MIB;
+export const PIECE_BYTES = MIB;
 
 /** A disk to compare. Nobody may be writing to it. */
 export interface ComparedDisk {
@@ -36,8 +36,8 @@ export type Comparison =
       readonly status: Status;
     };
 
-/** One of the two. */
-class Side {
+/** A disk that is walked through once, from its beginning to its end. */
+export class Side {
   readonly size: ByteCount;
   readonly #disk: Disk;
   readonly #files: readonly string[];
@@ -54,6 +54,7 @@ class Side {
     this.size = disk.size;
   }
 
+  /** Makes the members below tell of `at`, up to `end`. Returns 0 or -errno. */
   look(at: number): Status {
     if (at < this.end) return 0;
     this.#from = at;
@@ -82,7 +83,7 @@ class Side {
     return `${host + at - this.#from} ${this.#files[depth]}`;
   }
 
-  /** The bytes, or -errno. */
+  /** At most PIECE_BYTES bytes within what was looked up, which stay until the next call; or -errno. */
   read(at: number, length: ByteCount): Uint8Array | Status {
     const moved = this.#disk.read(this.#bytes, 0, length, at as GuestOffset);
     if (moved < 0) return moved;

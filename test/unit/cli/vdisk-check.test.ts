@@ -81,7 +81,7 @@ describe('exit status and text', () => {
   it.each([
     ['no such file', [join('/nowhere', 'x.vdi')], 'vdisk: /nowhere/x.vdi: no such file\n'],
     ['no image named', [], 'vdisk: Not enough non-option arguments'],
-    ['an unknown option', ['x.vdi', '--repair'], 'vdisk: Unknown argument: repair'],
+    ['an unknown option', ['x.vdi', '--mend'], 'vdisk: Unknown argument: mend'],
   ])('1: %s', async (_name, args, text) => {
     const { status, stdout, stderr } = await vdisk('check', ...args);
     expect({ status, stdout }).toEqual({ status: 1, stdout: '' });

@@ -58,7 +58,7 @@ function readArguments(args: readonly string[], flags: string, valued: string): 
   return { operands, flags: given, values, options };
 }
 
-/** "vdhx" of "vdisk-mount.vhdx": a subtype is a format. Throws ImageError('usage') for another. */
+/** "vhdx" of "vdisk-mount.vhdx": a subtype is a format. Throws ImageError('usage') for another. */
 function formatOf(type: string | undefined): string | undefined {
   const subtype = /^(?:fuse\.)?vdisk-mount(?:\.(.*))?$/.exec(type ?? 'vdisk-mount');
   if (subtype === null) throw new ImageError('usage', `-t ${type}: expected vdisk-mount, and maybe a format`);

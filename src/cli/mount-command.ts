@@ -1,9 +1,10 @@
 /** The command line of vdisk-mount: read, checked, and turned into what one mount is to be. */
 
-import { realpathSync } from 'node:fs';
+import { existsSync, realpathSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import parser from 'yargs-parser';
 import { ImageError } from '../base/errors.ts';
+import { shownPath } from '../base/text.ts';
 import { parseSize } from '../base/units.ts';
 import { type ChainPolicy, TEMPORARY } from '../chain/policy.ts';
 import type { MountConfig } from '../daemon/config.ts';
@@ -116,6 +117,7 @@ export function configure({ paths, values, lists }: CommandLine): MountConfig {
       hint: 'vdisk-mount IMAGE... MOUNTPOINT; see vdisk-mount --help.',
     });
   }
+  for (const path of paths) refuseBytes(path);
   const number = (name: string, otherwise: number, base = 10): number => {
     const value = values.get(name);
     return value === undefined ? otherwise : Number.parseInt(value, base);
@@ -162,6 +164,18 @@ export function configure({ paths, values, lists }: CommandLine): MountConfig {
     logFile: path('log-file'),
     pidFile: path('pid-file'),
   };
+}
+
+/** Node hands over the words of a command line as text: bytes that are no UTF-8 are lost by now. */
+function refuseBytes(path: string): void {
+  if (!path.includes('\ufffd') || existsSync(path)) return;
+  throw new ImageError(
+    'usage',
+    `${shownPath(path)}: the name is not valid UTF-8, and cannot be opened by it`,
+    {
+      hint: 'Rename it, or make a symbolic link to it whose name is.',
+    },
+  );
 }
 
 /** The overlay's path, or TEMPORARY. Throws ImageError('usage') for what it cannot be put on. */

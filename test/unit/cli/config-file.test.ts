@@ -81,6 +81,11 @@ describe('the description of a mount', () => {
     expect(problemsOf(`${BASE}${line}\n`)).toEqual([`/etc/x.toml${message}`]);
   });
 
+  it('a name that Node could not read is told as such', () => {
+    const line = { paths: ['/no/such/\ufffd.img', '/m'], values: new Map(), lists: new Map() };
+    expect(() => configure(line)).toThrow('/no/such/\ufffd.img: the name is not valid UTF-8');
+  });
+
   it('an empty list of images is none', () => {
     expect(problemsOf('images = []\nmountpoint = "/m"')).toEqual(['/etc/x.toml:1:1: images: is empty']);
     expect(problemsOf(`${BASE}overlay = "tmp"`)).toEqual([]);

@@ -5,11 +5,12 @@
 
 import { readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
+import type { TomlPrimitive } from 'smol-toml';
 import { ImageError } from '../base/errors.ts';
 import { shownPath } from '../base/text.ts';
 import type { CommandLine } from './mount-command.ts';
 import { addTo, MOUNT_OPTIONS, type OptionSpec, problemWith } from './mount-options.ts';
-import { placeIn, readToml, TomlError, type TomlValue } from './toml.ts';
+import { endOf, type Place, readToml, type TomlEntry, TomlError } from './toml.ts';
 
 export const SYSTEM_DIRECTORY = '/etc/vdisk-mount';
 
@@ -87,96 +88,99 @@ export function readConfig(nameOrPath: string): CommandLine {
 
 /** The same for a text; `path` is for messages. Throws ConfigProblems. */
 export function parseConfig(text: string, path: string): CommandLine {
-  const problems: { readonly at: number; readonly message: string }[] = [];
-  const refuse = (at: number, message: string): undefined => void problems.push({ at, message });
+  const problems: { readonly place: Place; readonly message: string }[] = [];
+  const refuse: Refuse = (place, message) => void problems.push({ place, message });
   const config: CommandLine & { paths: string[] } = { paths: [], values: new Map(), lists: new Map() };
   try {
     let images: readonly string[] | undefined;
     let mountpoint: string | undefined;
     const entries = readToml(text);
-    for (const { key, at, value } of entries) {
-      if (key === 'images') images = pathsIn(key, value, refuse);
-      else if (key === 'mountpoint') mountpoint = pathIn(key, value, refuse);
+    for (const entry of entries) {
+      const { key, value, valueAt } = entry;
+      if (key === 'images') images = pathsIn(entry, refuse);
+      else if (key === 'mountpoint') mountpoint = pathIn(entry, value, refuse);
       else if (key === 'read_only') {
-        if (value.kind !== 'boolean') refuse(value.at, `${key}: expected true or false`);
-        else config.values.set(value.value ? 'ro' : 'rw', 'true');
-      } else take(config, key, at, value, refuse);
+        if (typeof value !== 'boolean') refuse(valueAt, `${key}: expected true or false`);
+        else config.values.set(value ? 'ro' : 'rw', 'true');
+      } else take(config, entry, refuse);
     }
-    const end = text.length;
-    if (images?.length === 0) refuse(entries.find(({ key }) => key === 'images')!.at, 'images: is empty');
+    if (images?.length === 0) refuse(entries.find(({ key }) => key === 'images')!.keyAt, 'images: is empty');
     for (const key of ['images', 'mountpoint']) {
-      if (!entries.some((entry) => entry.key === key)) refuse(end, `${key}: is missing`);
+      if (!entries.some((entry) => entry.key === key)) refuse(endOf(text), `${key}: is missing`);
     }
     if (images !== undefined && mountpoint !== undefined) config.paths.push(...images, mountpoint);
   } catch (problem) {
     if (!(problem instanceof TomlError)) throw problem;
-    refuse(problem.at, problem.message);
+    refuse(problem.place, problem.message);
   }
   if (problems.length === 0) return config;
   throw new ConfigProblems(
-    problems.map(({ at, message }) => {
-      const { line, column } = placeIn(text, at);
-      return `${shownPath(path)}:${line}:${column}: ${message}`;
-    }),
+    problems.map(
+      ({ place: { line, column }, message }) => `${shownPath(path)}:${line}:${column}: ${message}`,
+    ),
   );
 }
 
-type Refuse = (at: number, message: string) => undefined;
+type Refuse = (place: Place, message: string) => undefined;
 
-function pathIn(key: string, value: TomlValue, refuse: Refuse): string | undefined {
-  if (value.kind !== 'text') return refuse(value.at, `${key}: expected a path in quotes`);
-  if (value.text.includes('\0')) return refuse(value.at, `${key}: a path has no NUL`);
-  if (!value.text.startsWith('/')) {
-    return refuse(value.at, `${key}: expected an absolute path, found "${value.text}"`);
+function pathIn({ key, valueAt }: TomlEntry, value: TomlPrimitive, refuse: Refuse): string | undefined {
+  if (typeof value !== 'string') return refuse(valueAt, `${key}: expected a path in quotes`);
+  if (value.includes('\0')) return refuse(valueAt, `${key}: a path has no NUL`);
+  if (!value.startsWith('/')) {
+    return refuse(valueAt, `${key}: expected an absolute path, found "${value}"`);
   }
-  return value.text;
+  return value;
 }
 
-function pathsIn(key: string, value: TomlValue, refuse: Refuse): readonly string[] | undefined {
-  const items = value.kind === 'array' ? value.items : [value];
-  const paths = items.map((item) => pathIn(key, item, refuse));
+function pathsIn(entry: TomlEntry, refuse: Refuse): readonly string[] | undefined {
+  const items = Array.isArray(entry.value) ? entry.value : [entry.value];
+  const paths = items.map((item) => pathIn(entry, item, refuse));
   return paths.includes(undefined) ? undefined : (paths as string[]);
 }
 
 /** Takes one of MOUNT_OPTIONS into `config`. */
-function take(config: CommandLine, key: string, at: number, value: TomlValue, refuse: Refuse): void {
+function take(config: CommandLine, entry: TomlEntry, refuse: Refuse): void {
+  const { key, value, keyAt, valueAt } = entry;
   const spec = MOUNT_OPTIONS.find((option) => keyOf(option) === key);
   const otherwise = NOT_KEYS[key];
   if (spec === undefined || otherwise !== undefined) {
-    refuse(at, `${key}: unknown key; ${otherwise ?? `the keys are ${CONFIG_KEYS.join(', ')}`}`);
+    refuse(keyAt, `${key}: unknown key; ${otherwise ?? `the keys are ${CONFIG_KEYS.join(', ')}`}`);
     return;
   }
-  const items = spec.repeatable === true && value.kind === 'array' ? value.items : [value];
+  const items = spec.repeatable === true && Array.isArray(value) ? value : [value];
   for (const item of items) {
-    const text = textOf(spec, key, item, refuse);
+    const text = textOf(spec, entry, item, refuse);
     if (text === undefined) continue;
     const problem = problemWith(spec, text);
-    if (problem !== undefined) refuse(item.at, `${key}: ${problem}`);
+    if (problem !== undefined) refuse(valueAt, `${key}: ${problem}`);
     else if (spec.repeatable === true) addTo(config.lists, spec.name, [text]);
     else config.values.set(spec.name, text);
   }
 }
 
 /** The value as -o would have it; undefined where it is wrong, or a flag that is false. */
-function textOf(spec: OptionSpec, key: string, value: TomlValue, refuse: Refuse): string | undefined {
+function textOf(
+  spec: OptionSpec,
+  entry: TomlEntry,
+  value: TomlPrimitive,
+  refuse: Refuse,
+): string | undefined {
+  const { key, valueAt } = entry;
   if (spec.value === undefined) {
-    if (value.kind !== 'boolean') return refuse(value.at, `${key}: expected true or false`);
-    return value.value ? 'true' : undefined;
+    if (typeof value !== 'boolean') return refuse(valueAt, `${key}: expected true or false`);
+    return value ? 'true' : undefined;
   }
-  if (spec.choices?.join() === 'on,off' && value.kind === 'boolean') return value.value ? 'on' : 'off';
+  if (spec.choices?.join() === 'on,off' && typeof value === 'boolean') return value ? 'on' : 'off';
   if (spec.value === 'PATH') {
     // overlay = "tmp"
-    const isWord = key === 'overlay' && value.kind === 'text' && value.text === 'tmp';
-    return isWord ? value.text : pathIn(key, value, refuse);
+    return key === 'overlay' && value === 'tmp' ? value : pathIn(entry, value, refuse);
   }
-  if (value.kind === 'text') {
-    return /[\0\n]/.test(value.text) ? refuse(value.at, `${key}: expected one line`) : value.text;
+  if (typeof value === 'string') {
+    return /[\0\n]/.test(value) ? refuse(valueAt, `${key}: expected one line`) : value;
   }
-  if (value.kind === 'integer' && (spec.value === 'NUMBER' || spec.value === 'SIZE')) return `${value.value}`;
-  if (value.kind === 'integer' && spec.value === 'OCTAL') {
-    if (/^0o/i.test(value.text)) return value.value.toString(8);
-    return refuse(value.at, `${key}: expected octal digits, 0o${value.text} or "${value.text}"`);
-  }
-  const number = spec.value === 'NUMBER' ? 'a number' : 'a text in quotes';
-  return refuse(value.at, `${key}: expected ${number}`);
+  const isNumber = spec.value === 'NUMBER' || spec.value === 'SIZE';
+  if (isNumber && Number.isSafeInteger(value)) return `${value}`;
+  // 22, 022 and 0o22 are three things in TOML, one of them an error: in quotes it is what everybody takes it for.
+  if (spec.value === 'OCTAL') return refuse(valueAt, `${key}: expected octal digits in quotes, like "022"`);
+  return refuse(valueAt, `${key}: expected ${isNumber ? 'a number' : 'a text in quotes'}`);
 }

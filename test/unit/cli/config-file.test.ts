@@ -13,7 +13,7 @@ mountpoint = "/mnt/a"
 read_only = true
 allow_other = true
 nonempty = false
-umask = 0o027
+umask = "027"
 uid = 1000
 cache_size = "128M"
 parent_dir = ["/base", "/more"]
@@ -60,7 +60,7 @@ describe('the description of a mount', () => {
     expect(problemsOf(text)).toEqual([
       expect.stringMatching(/^\/etc\/x\.toml:1:1: imags: unknown key; the keys are images, mountpoint, /),
       '/etc/x.toml:2:14: mountpoint: expected an absolute path, found "mnt"',
-      '/etc/x.toml:3:9: umask: expected octal digits, 0o22 or "22"',
+      '/etc/x.toml:3:9: umask: expected octal digits in quotes, like "022"',
       '/etc/x.toml:4:13: read_only: expected true or false',
       '/etc/x.toml:5:11: threads: expected a number, found "many"',
       expect.stringMatching(/^\/etc\/x\.toml:6:10: format: expected one of .*found "vmdk9"/),
@@ -71,7 +71,7 @@ describe('the description of a mount', () => {
   it.each([
     ['ro = true', ':3:1: ro: unknown key; write read_only = true'],
     ['foreground = true', ':3:1: foreground: unknown key; it belongs on the command line'],
-    ['parent = ["/a", "b"]', ':3:17: parent: expected an absolute path, found "b"'],
+    ['parent = ["/a", "b"]', ':3:10: parent: expected an absolute path, found "b"'],
     ['overlay = "temp"', ':3:11: overlay: expected an absolute path, found "temp"'],
     ['partitions = 1', ':3:14: partitions: expected true or false'],
     ['uid = -1', ':3:7: uid: expected a number, found "-1"'],

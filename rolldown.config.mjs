@@ -1,4 +1,4 @@
-// The build: six entries and the chunks they share. Loading ninety small modules takes as long as Node's own
+// The build: seven entries and the chunks they share. Loading ninety small modules takes as long as Node's own
 // start, three times over (command, daemon, workers); in a few files a mount is ready a quarter sooner.
 // Packages stay outside but for what is on the way to a mount: yargs' parser and pino.
 import { defineConfig } from 'rolldown';
@@ -11,6 +11,7 @@ export default defineConfig({
     worker: 'src/transport/kernel/worker.ts',
     'keeper-thread': 'src/daemon/keeper-thread.ts',
     'hash-thread': 'src/evidence/hash-thread.ts',
+    'convert-thread': 'src/convert/convert-thread.ts',
   },
   platform: 'node',
   external: ['koffi', 'fuse-native', 'yargs'],

@@ -6,6 +6,7 @@ import { checkCommand } from './check.ts';
 import { type Command, FAILED, OK, USAGE } from './command.ts';
 import { compareCommand } from './compare.ts';
 import { completion, SHELLS, type Shell } from './completion.ts';
+import { convertCommand } from './convert.ts';
 import { createCommand } from './create.ts';
 import { hashCommand } from './hash.ts';
 import { complain } from './image-arguments.ts';
@@ -40,6 +41,7 @@ const COMMANDS: readonly Command[] = [
   hashCommand,
   verifyCommand,
   createCommand,
+  convertCommand,
   resizeCommand,
   completionCommand,
 ];

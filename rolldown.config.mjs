@@ -1,27 +1,42 @@
-// The build: seven entries and the chunks they share. Loading ninety small modules takes as long as Node's own
+// The build: six entries and the chunks they share. Loading ninety small modules takes as long as Node's own
 // start, three times over (command, daemon, workers); in a few files a mount is ready a quarter sooner.
 // Packages stay outside but for what is on the way to a mount: yargs' parser and pino.
 import { defineConfig } from 'rolldown';
 
-export default defineConfig({
-  input: {
-    mount: 'src/cli/mount.ts',
-    vdisk: 'src/cli/vdisk.ts',
-    main: 'src/daemon/main.ts',
-    worker: 'src/transport/kernel/worker.ts',
-    'keeper-thread': 'src/daemon/keeper-thread.ts',
-    'hash-thread': 'src/evidence/hash-thread.ts',
-    'convert-thread': 'src/convert/convert-thread.ts',
+export default defineConfig([
+  {
+    input: {
+      mount: 'src/cli/mount.ts',
+      vdisk: 'src/cli/start.ts',
+      main: 'src/daemon/main.ts',
+      worker: 'src/transport/kernel/worker.ts',
+      'keeper-thread': 'src/daemon/keeper-thread.ts',
+      'hash-thread': 'src/evidence/hash-thread.ts',
+    },
+    platform: 'node',
+    external: ['koffi', 'fuse-native', 'yargs'],
+    output: {
+      dir: 'dist',
+      format: 'esm',
+      cleanDir: true,
+      sourcemap: true,
+      entryFileNames: '[name].js',
+      // Beside the entries: ./worker.js and ./main.js are found from wherever their starter ends up.
+      chunkFileNames: '[name]-[hash].js',
+    },
   },
-  platform: 'node',
-  external: ['koffi', 'fuse-native', 'yargs'],
-  output: {
-    dir: 'dist',
-    format: 'esm',
-    cleanDir: true,
-    sourcemap: true,
-    entryFileNames: '[name].js',
-    // Beside the entries: ./worker.js and ./main.js are found from wherever their starter ends up.
-    chunkFileNames: '[name]-[hash].js',
+  // In one file, and loaded synchronously: what is read file by file, asynchronously, would be there when a machine that
+  // has other things to do has let each step happen, and the threads of a conversion are waited for.
+  {
+    input: { 'convert-thread': 'src/convert/convert-thread.ts' },
+    platform: 'node',
+    external: ['koffi'],
+    output: {
+      dir: 'dist',
+      format: 'cjs',
+      sourcemap: true,
+      entryFileNames: '[name].cjs',
+      codeSplitting: false,
+    },
   },
-});
+]);

@@ -77,9 +77,16 @@ export async function createImage(request: NewImageRequest): Promise<MadeImage> 
     const mode = like === undefined ? 0o666 : (like.mode & 0o666) | 0o600;
     let made: MadeImage | undefined;
     const { content } = request;
-    const make = { mode, replace: there !== undefined, partial: content?.partial };
+    const flush = content?.flush ?? true;
+    let taken = false;
+    const partial = content?.partial && {
+      path: content.partial.path,
+      keeps: () => !taken || content.partial!.keeps(),
+    };
+    const make = { mode, replace: there !== undefined, partial, flush };
     await makeFile(path, make, async (fd) => {
-      if (content?.partial !== undefined) takePartial(fd, content.partial, context);
+      if (partial !== undefined) takePartial(fd, partial.path, context);
+      taken = true;
       if (content?.goesOn(fd) !== true) {
         ftruncateSync(fd, 0);
         await writePlan(fd, plan, preallocation, request);

@@ -60,24 +60,26 @@ export interface MakeFile {
   readonly mode: number;
   readonly replace: boolean;
   /**
-   * Of what it is made: a file in the same directory that is there from before, or is made, and stays where `fill`
-   * throws. Undefined: one that nobody else knows.
+   * Of what it is made: a file in the same directory that is there from before, or is made; `keeps` is asked where it
+   * did not get its name. Undefined: one that nobody else knows.
    */
-  readonly partial?: string | undefined;
+  readonly partial?: { readonly path: string; keeps(): boolean } | undefined;
+  /** Whether its name is stable too at the end. */
+  readonly flush: boolean;
 }
 
 /**
  * Makes `path` a file of what `fill` writes into the descriptor, stable when this returns. With `replace` it takes the
  * place of a file that is there, at once; else one that is there stays, and is an error. Throws ImageError, or what
- * `fill` threw, with nothing left behind but `partial`, and nothing replaced.
+ * `fill` threw, with nothing left behind but a `partial` that is kept, and nothing replaced.
  */
 export async function makeFile(
   path: string,
-  { mode, replace, partial }: MakeFile,
+  { mode, replace, partial, flush }: MakeFile,
   fill: (fd: number) => Promise<void>,
 ): Promise<void> {
   const directory = dirname(path);
-  const temporary = partial ?? unusedPath(directory);
+  const temporary = partial?.path ?? unusedPath(directory);
   try {
     const { O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK } = constants;
     const mine = partial === undefined ? O_EXCL : O_NOFOLLOW | O_NONBLOCK;
@@ -90,9 +92,9 @@ export async function makeFile(
       named = true;
     } finally {
       closeSync(fd);
-      if (named || partial === undefined) rmSync(temporary, { force: true });
+      if (named || partial?.keeps() !== true) rmSync(temporary, { force: true });
     }
-    syncDirectory(directory);
+    if (flush) syncDirectory(directory);
   } catch (problem) {
     throw problem instanceof ImageError ? problem : describeFailure(path, problem);
   }

@@ -30,11 +30,13 @@ export interface WriteRequest {
 
 /** The bytes of a new disk, and what is made of its file meanwhile. */
 export interface NewContent {
-  /** See MakeFile. It is locked as by a writer. */
-  readonly partial?: string | undefined;
+  /** See MakeFile. It is locked as by a writer; one that somebody else has is left alone. */
+  readonly partial?: { readonly path: string; keeps(): boolean } | undefined;
+  /** Whether the new file and its name are stable at the end. */
+  readonly flush: boolean;
   /** Whether the open `partial` is an image already, and `fill` goes on with it. */
   goesOn(fd: number): boolean;
-  /** Writes the disk. The file is an image of zeros, or what `partial` was; it is stable, or need not be, at the end. */
+  /** Writes the disk. The file is an image of zeros, or what `partial` was. With `flush` it is stable at the end. */
   fill(fd: number): Promise<void>;
   /** Looks at the new image, still under its other name. Throws where it is not to have its own. */
   judge(image: Image, source: BlockSource): Promise<void>;

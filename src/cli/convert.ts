@@ -1,6 +1,5 @@
 /** `vdisk convert`: a disk as a new image of another format, or of the same. */
 
-import { availableParallelism } from 'node:os';
 import { extname, resolve } from 'node:path';
 import type { Argv } from 'yargs';
 import { ImageError } from '../base/errors.ts';
@@ -14,7 +13,7 @@ import {
   seedsOf,
   sizeOfSources,
 } from '../convert/convert.ts';
-import { Crew } from '../convert/crew.ts';
+import { Crew, DEFAULT_THREADS } from '../convert/crew.ts';
 import { stream } from '../convert/stream.ts';
 import { holdersOfFile } from '../daemon/holders.ts';
 import { DRIVERS, driverOf } from '../formats/registry.ts';
@@ -32,10 +31,9 @@ import { type ChainLayers, closeChain, openChain, reportUnusedParents } from './
 import { interruptible, Progress, type ProgressMode, progressMode, takeProgress } from './progress.ts';
 
 const MOST_THREADS = 16;
-/** More of them wait for one another: writes to one file take turns. */
-const DEFAULT_THREADS = Math.max(2, Math.min(4, availableParallelism()));
 
-const STDOUT = '-';
+/** What "-" stands for. */
+export const STDOUT = '/dev/stdout';
 
 const CONVERT_NOTE =
   'The last name is that of the new image; "-" is standard output, raw. Several images become one disk, one behind the ' +

@@ -6,7 +6,7 @@ import { checkCommand } from './check.ts';
 import { type Command, FAILED, OK, USAGE } from './command.ts';
 import { compareCommand } from './compare.ts';
 import { completion, SHELLS, type Shell } from './completion.ts';
-import { convertCommand } from './convert.ts';
+import { convertCommand, STDOUT } from './convert.ts';
 import { createCommand } from './create.ts';
 import { hashCommand } from './hash.ts';
 import { complain } from './image-arguments.ts';
@@ -87,7 +87,8 @@ export function declareCommands(parser: Argv): () => number {
 
 /** Runs vdisk; returns its exit status: 0 done, 1 failed, 2 usage, but what a command says of its own. */
 export async function main(args: readonly string[]): Promise<number> {
-  const parser = yargs([...args]);
+  // yargs loses a name that is "-".
+  const parser = yargs(args.map((word) => (word === '-' ? STDOUT : word)));
   const status = declareCommands(parser);
   try {
     await parser.parseAsync();

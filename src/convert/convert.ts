@@ -26,7 +26,7 @@ import type { Work } from './work.ts';
 /** Of the tables of one chain; memory is touched as it is used. */
 const POOL_BYTES = 16 * MIB;
 /** So often a copy that may be gone on with is made stable. */
-const STABLE_SECONDS = 5;
+const STABLE_SECONDS = 2;
 
 /** What is read: one disk behind the other, each an image with its parents, nearest first. */
 export type SourceChains = readonly (readonly [Layer, ...Layer[]])[];
@@ -97,7 +97,8 @@ export async function convert(request: ConvertRequest): Promise<Converted> {
       parent: undefined,
       virtualSize: size,
       content: {
-        partial: record?.partial,
+        partial: record && { path: record.partial, keeps: () => conversion.isKept },
+        flush: request.flush,
         goesOn: (fd) => conversion.goesOn(fd),
         fill: (fd) => conversion.fill(fd),
         judge: (image, source) => {
@@ -169,6 +170,11 @@ class Conversion {
     this.#seeds = seedsOf(request.sources);
   }
 
+  /** Whether what was made can be gone on with. */
+  get isKept(): boolean {
+    return this.#kept;
+  }
+
   goesOn(fd: number): boolean {
     const record = this.#record;
     const found = record?.find(fd);
@@ -181,6 +187,7 @@ class Conversion {
       return false;
     }
     this.resumed = Math.min(found.upTo, this.#size);
+    this.#kept = true;
     return true;
   }
 
@@ -198,8 +205,10 @@ class Conversion {
     const options = {
       signal: target.signal,
       progress: progress('converting'),
-      stable: (upTo: number) => record?.write(fd, upTo),
+      stable: (upTo: number) => this.#note(fd, upTo),
     };
+    record?.write(fd, this.resumed);
+    this.#kept = record !== undefined;
     const work = await crew.run(task, this.#size, this.resumed, options, (done) => {
       this.#end(seed, fd, done);
     });
@@ -230,13 +239,16 @@ class Conversion {
     if (this.#record === undefined && !work.isDone) return;
     const disk = attachForWriting(seed, threads, target.context.report);
     const status = disk.close();
-    if (status < 0) {
-      // What was made stable before counts still.
-      this.#kept = this.#record !== undefined;
-      throw new ImageError('io', `its tables cannot be written (errno ${-status})`);
+    if (status < 0) throw new ImageError('io', `its tables cannot be written (errno ${-status})`);
+    this.#note(fd, work.doneUpTo);
+  }
+
+  #note(fd: number, upTo: number): void {
+    try {
+      this.#record?.write(fd, upTo);
+    } catch {
+      // No space, say: what the last one says holds still.
     }
-    this.#record?.write(fd, work.doneUpTo);
-    this.#kept = this.#record !== undefined;
   }
 
   async judge(copy: LayerSeed): Promise<void> {

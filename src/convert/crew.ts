@@ -1,5 +1,6 @@
 /** The threads of a conversion: started early, since loading them takes as long as opening the images. */
 
+import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { ImageError } from '../base/errors.ts';
 import type { ByteCount } from '../base/units.ts';
@@ -7,6 +8,11 @@ import type { ConvertInput, ConvertMessage } from './convert-thread.ts';
 import { Work } from './work.ts';
 
 const LIMITS = { maxYoungGenerationSizeMb: 4, maxOldGenerationSizeMb: 64 };
+
+const BUILT = new URL('./convert-thread.cjs', import.meta.url);
+
+/** More of them wait for one another: writes to one file take turns. */
+export const DEFAULT_THREADS: number = Math.max(2, Math.min(4, availableParallelism()));
 
 /** How often the progress is told. */
 const PROGRESS_MS = 200;
@@ -24,27 +30,37 @@ export interface PassOptions {
   readonly stable?: ((upTo: number) => void) | undefined;
 }
 
+let early: Worker[] = [];
+
+/** Starts what the next crew will need, before it is known of how many threads it is to be. */
+export function startEarly(script: URL = BUILT): void {
+  early = Array.from({ length: DEFAULT_THREADS }, () => started(script));
+}
+
+function started(script: URL): Worker {
+  const worker = new Worker(script, { resourceLimits: LIMITS, trackUnmanagedFds: false });
+  // Until it is told what to do it keeps nobody from ending.
+  worker.unref();
+  // One that cannot be started says so again when it is wanted.
+  worker.on('error', () => {});
+  return worker;
+}
+
 export class Crew {
   readonly #threads: number;
   readonly #script: URL;
   #waiting: Worker[];
 
   /** `script`: the built convert-thread; for tests, which run unbuilt. */
-  constructor(threads: number, script: URL = new URL('./convert-thread.js', import.meta.url)) {
+  constructor(threads: number, script: URL = BUILT) {
     this.#threads = threads;
     this.#script = script;
-    this.#waiting = this.#start();
+    const ready = early.splice(0, threads);
+    this.#waiting = [...ready, ...this.#start(threads - ready.length)];
   }
 
-  #start(): Worker[] {
-    return Array.from({ length: this.#threads }, () => {
-      const worker = new Worker(this.#script, { resourceLimits: LIMITS, trackUnmanagedFds: false });
-      // Until it is told what to do it keeps nobody from ending.
-      worker.unref();
-      // One that cannot be started says so again when it is wanted.
-      worker.on('error', () => {});
-      return worker;
-    });
+  #start(count: number): Worker[] {
+    return Array.from({ length: Math.max(0, count) }, () => started(this.#script));
   }
 
   /**
@@ -60,7 +76,7 @@ export class Crew {
   ): Promise<Work> {
     const seed = Work.seed(this.#threads, size, from);
     const work = new Work(seed);
-    const workers = this.#waiting.length > 0 ? this.#waiting : this.#start();
+    const workers = this.#waiting.length > 0 ? this.#waiting : this.#start(this.#threads);
     this.#waiting = [];
     const stop = (): void => work.stop();
     options.signal.addEventListener('abort', stop);
@@ -104,7 +120,9 @@ export class Crew {
 
   /** Ends threads that were never told anything: they are in no native call. */
   async dismiss(): Promise<void> {
-    await Promise.all(this.#waiting.map((worker) => worker.terminate()));
+    const idle = [...this.#waiting, ...early];
     this.#waiting = [];
+    early = [];
+    await Promise.all(idle.map((worker) => worker.terminate()));
   }
 }

@@ -3,25 +3,41 @@
 // command of vdisk a sixth. Of the packages only those stay outside that bring machine code.
 import { defineConfig } from 'rolldown';
 
-export default defineConfig({
-  input: {
-    mount: 'src/cli/mount.ts',
-    vdisk: 'src/cli/vdisk.ts',
-    helper: 'src/cli/helper.ts',
-    main: 'src/daemon/main.ts',
-    worker: 'src/transport/kernel/worker.ts',
-    'keeper-thread': 'src/daemon/keeper-thread.ts',
-    'hash-thread': 'src/evidence/hash-thread.ts',
+export default defineConfig([
+  {
+    input: {
+      mount: 'src/cli/mount.ts',
+      vdisk: 'src/cli/start.ts',
+      helper: 'src/cli/helper.ts',
+      main: 'src/daemon/main.ts',
+      worker: 'src/transport/kernel/worker.ts',
+      'keeper-thread': 'src/daemon/keeper-thread.ts',
+      'hash-thread': 'src/evidence/hash-thread.ts',
+    },
+    platform: 'node',
+    external: ['koffi', 'fuse-native'],
+    output: {
+      dir: 'dist',
+      format: 'esm',
+      cleanDir: true,
+      sourcemap: true,
+      entryFileNames: '[name].js',
+      // Beside the entries: ./worker.js and ./main.js are found from wherever their starter ends up.
+      chunkFileNames: '[name]-[hash].js',
+    },
   },
-  platform: 'node',
-  external: ['koffi', 'fuse-native'],
-  output: {
-    dir: 'dist',
-    format: 'esm',
-    cleanDir: true,
-    sourcemap: true,
-    entryFileNames: '[name].js',
-    // Beside the entries: ./worker.js and ./main.js are found from wherever their starter ends up.
-    chunkFileNames: '[name]-[hash].js',
+  // In one file, and loaded synchronously: what is read file by file, asynchronously, would be there when a machine that
+  // has other things to do has let each step happen, and the threads of a conversion are waited for.
+  {
+    input: { 'convert-thread': 'src/convert/convert-thread.ts' },
+    platform: 'node',
+    external: ['koffi'],
+    output: {
+      dir: 'dist',
+      format: 'cjs',
+      sourcemap: true,
+      entryFileNames: '[name].cjs',
+      codeSplitting: false,
+    },
   },
-});
+]);

@@ -19,6 +19,7 @@ const LAYERS = [
   'partitions',
   'fuse',
   'evidence',
+  'convert',
   'transport',
   'daemon',
   'cli',
@@ -27,13 +28,16 @@ const LAYERS = [
 const FORBIDDEN = [['formats', 'cache']];
 /** Packages and Node modules that only some layers may touch. */
 const GUARDED = [
-  { specifier: /^(node:)?fs(\/|$)/, layers: ['source', 'chain', 'evidence', 'transport', 'daemon', 'cli'] },
+  {
+    specifier: /^(node:)?fs(\/|$)/,
+    layers: ['source', 'chain', 'evidence', 'convert', 'transport', 'daemon', 'cli'],
+  },
   { specifier: /^koffi$/, layers: ['source'] },
   { specifier: /^yargs(-parser)?$/, layers: ['cli'] },
   { specifier: /^smol-toml$/, layers: ['cli'] },
   { specifier: /^pino$/, layers: ['daemon'] },
   { specifier: /^fuse-native$/, layers: ['transport'] },
-  { specifier: /^node:worker_threads$/, layers: ['evidence', 'transport', 'daemon'] },
+  { specifier: /^node:worker_threads$/, layers: ['evidence', 'convert', 'transport', 'daemon'] },
   { specifier: /^node:child_process$/, layers: ['transport', 'daemon'] },
 ];
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env node
-// npm run bench [-- read|write|chain [options]]: without a word, all, with what each takes by default.
+// npm run bench [-- read|write|chain|convert [options]]: without a word, all, with what each takes by default.
 import { spawnSync } from 'node:child_process';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const [first, ...rest] = process.argv.slice(2);
-const PARTS = ['read', 'write', 'chain'];
+const PARTS = ['read', 'write', 'chain', 'convert'];
 const named = PARTS.includes(first);
 for (const part of named ? [first] : PARTS) {
   const words = named ? rest : process.argv.slice(2);

@@ -24,6 +24,7 @@ export const EINVAL = 22;
 export const EFBIG = 27;
 export const ENOSPC = 28;
 export const EROFS = 30;
+export const EPIPE = 32;
 export const ERANGE = 34;
 export const ENAMETOOLONG = 36;
 export const ENOSYS = 38;
@@ -33,6 +34,7 @@ export const EOPNOTSUPP = 95;
 export const ECONNABORTED = 103;
 export const ENOTCONN = 107;
 export const ESTALE = 116;
+export const EDQUOT = 122;
 
 /** 0, or -errno. */
 export type Status = number;

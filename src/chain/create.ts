@@ -1,13 +1,13 @@
 /** New image files: planned by their driver, written, read back, and only then given their name. */
 
-import { fstatSync, realpathSync, type Stats, statSync } from 'node:fs';
+import { fstatSync, ftruncateSync, realpathSync, type Stats, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { ImageError } from '../base/errors.ts';
 import { randomGuid } from '../base/guid.ts';
 import { shownPath } from '../base/text.ts';
 import { type ByteCount, roundUp } from '../base/units.ts';
 import { DRIVERS } from '../formats/registry.ts';
-import { CreateOptions, type ImagePlan } from '../image/create.ts';
+import { CreateOptions } from '../image/create.ts';
 import type { FormatDriver, Image } from '../image/driver.ts';
 import { openImage } from '../image/open.ts';
 import { FileSource, openFile } from '../source/file.ts';
@@ -82,9 +82,25 @@ export async function createImage(request: NewImageRequest): Promise<MadeImage> 
     // What the guest writes, or has written, is for nobody who may not see the image.
     const mode = like === undefined ? 0o666 : (like.mode & 0o666) | 0o600;
     let made: MadeImage | undefined;
-    await makeFile(path, { mode, replace: there !== undefined }, async (fd) => {
-      await writePlan(fd, plan, preallocation, request);
-      made = { ...readBack(fd, path, plan, virtualSize, request), path };
+    const { content } = request;
+    const flush = content?.flush ?? true;
+    let taken = false;
+    const partial = content?.partial && {
+      path: content.partial.path,
+      keeps: () => !taken || content.partial!.keeps(),
+    };
+    const make = { mode, replace: there !== undefined, partial, flush };
+    await makeFile(path, make, async (fd) => {
+      if (partial !== undefined) takePartial(fd, partial.path, context);
+      taken = true;
+      if (content?.goesOn(fd) !== true) {
+        ftruncateSync(fd, 0);
+        await writePlan(fd, plan, preallocation, request);
+      }
+      await content?.fill(fd);
+      const { image, source } = readBack(fd, path, virtualSize, request);
+      await content?.judge(image, source);
+      made = { image, path, fileSize: source.size, allocated: source.allocated };
     });
     if (parent !== undefined) warnOfDistance(path, parent, context);
     return made!;
@@ -159,24 +175,30 @@ function sizeOf({ virtualSize, driver, path }: NewImageRequest, parent: Layer | 
   return virtualSize;
 }
 
+/** Throws ImageError where it is no file of which an image can be made, or somebody else is at it. */
+function takePartial(fd: number, path: string, context: LayerContext): void {
+  if (!fstatSync(fd).isFile()) {
+    throw new ImageError('usage', `${shownPath(path)}: is no regular file, and is not gone on with`);
+  }
+  const notice = lockImage(fd, path, 'write', () => context.holders(fd).join(', '));
+  if (notice !== undefined) context.report(notice);
+}
+
+/** The source of an open file; `label` is for messages. */
+export function sourceOf(fd: number, label: string, writable: boolean): FileSource {
+  const size = new SharedArrayBuffer(8);
+  new Float64Array(size)[0] = fstatSync(fd).size;
+  return new FileSource({ kind: 'file', fd, label, writable, device: false, size });
+}
+
 /** What the file is, by its driver. Whatever that does not like is a defect here. */
 function readBack(
   fd: number,
   path: string,
-  { size }: ImagePlan,
   virtualSize: ByteCount,
   { driver, context }: NewImageRequest,
-): Omit<MadeImage, 'path'> {
-  const shared = new SharedArrayBuffer(8);
-  new Float64Array(shared)[0] = size;
-  const source = new FileSource({
-    kind: 'file',
-    fd,
-    label: path,
-    writable: false,
-    device: false,
-    size: shared,
-  });
+): { readonly image: Image; readonly source: FileSource } {
+  const source = sourceOf(fd, path, false);
   const image = openImage(source, {
     drivers: DRIVERS,
     format: driver.id,
@@ -186,5 +208,5 @@ function readBack(
   if (image.virtualSize !== virtualSize) {
     throw new ImageError('bug', `${path}: has a disk of ${image.virtualSize} bytes, expected ${virtualSize}`);
   }
-  return { image, fileSize: size, allocated: source.allocated };
+  return { image, source };
 }

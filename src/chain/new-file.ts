@@ -55,29 +55,46 @@ export function createFile(path: string, mode: number, file: NewFile): void {
   }
 }
 
+export interface MakeFile {
+  /** Permission bits, before the umask. */
+  readonly mode: number;
+  readonly replace: boolean;
+  /**
+   * Of what it is made: a file in the same directory that is there from before, or is made; `keeps` is asked where it
+   * did not get its name. Undefined: one that nobody else knows.
+   */
+  readonly partial?: { readonly path: string; keeps(): boolean } | undefined;
+  /** Whether its name is stable too at the end. */
+  readonly flush: boolean;
+}
+
 /**
  * Makes `path` a file of what `fill` writes into the descriptor, stable when this returns. With `replace` it takes the
  * place of a file that is there, at once; else one that is there stays, and is an error. Throws ImageError, or what
- * `fill` threw, with nothing left behind and nothing replaced.
+ * `fill` threw, with nothing left behind but a `partial` that is kept, and nothing replaced.
  */
 export async function makeFile(
   path: string,
-  { mode, replace }: { readonly mode: number; readonly replace: boolean },
+  { mode, replace, partial, flush }: MakeFile,
   fill: (fd: number) => Promise<void>,
 ): Promise<void> {
   const directory = dirname(path);
-  const temporary = unusedPath(directory);
+  const temporary = partial?.path ?? unusedPath(directory);
   try {
-    const fd = openSync(temporary, 'wx+', mode);
+    const { O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK } = constants;
+    const mine = partial === undefined ? O_EXCL : O_NOFOLLOW | O_NONBLOCK;
+    const fd = openSync(temporary, O_RDWR | O_CREAT | mine, mode);
+    let named = false;
     try {
       await fill(fd);
       if (replace) renameSync(temporary, path);
       else if (!giveName(temporary, path)) throw alreadyThere(path);
+      named = true;
     } finally {
       closeSync(fd);
-      rmSync(temporary, { force: true });
+      if (named || partial?.keeps() !== true) rmSync(temporary, { force: true });
     }
-    syncDirectory(directory);
+    if (flush) syncDirectory(directory);
   } catch (problem) {
     throw problem instanceof ImageError ? problem : describeFailure(path, problem);
   }

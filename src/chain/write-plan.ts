@@ -7,6 +7,8 @@ import { ImageError } from '../base/errors.ts';
 import { shownPath } from '../base/text.ts';
 import { type ByteCount, GIB, MIB } from '../base/units.ts';
 import type { ImagePlan } from '../image/create.ts';
+import type { Image } from '../image/driver.ts';
+import type { BlockSource } from '../source/block-source.ts';
 import { reserveRange } from '../source/syscalls.ts';
 
 const CHUNK = 4 * MIB;
@@ -22,6 +24,22 @@ export interface WriteRequest {
   readonly progress?: (done: ByteCount, total: ByteCount) => void;
   /** Stops it. */
   readonly signal: AbortSignal;
+  /** What the disk is to hold; undefined: zeros. */
+  readonly content?: NewContent;
+}
+
+/** The bytes of a new disk, and what is made of its file meanwhile. */
+export interface NewContent {
+  /** See MakeFile. It is locked as by a writer; one that somebody else has is left alone. */
+  readonly partial?: { readonly path: string; keeps(): boolean } | undefined;
+  /** Whether the new file and its name are stable at the end. */
+  readonly flush: boolean;
+  /** Whether the open `partial` is an image already, and `fill` goes on with it. */
+  goesOn(fd: number): boolean;
+  /** Writes the disk. The file is an image of zeros, or what `partial` was. With `flush` it is stable at the end. */
+  fill(fd: number): Promise<void>;
+  /** Looks at the new image, still under its other name. Throws where it is not to have its own. */
+  judge(image: Image, source: BlockSource): Promise<void>;
 }
 
 function throwIfStopped({ signal, path }: WriteRequest): void {
@@ -33,7 +51,7 @@ function throwIfStopped({ signal, path }: WriteRequest): void {
 const breathe = (): Promise<void> => new Promise((done) => setImmediate(done));
 
 /**
- * Writes all of a plan into an empty file and makes it stable. `preallocation`: a word of PREALLOCATION. Throws ImageError,
+ * Writes all of a plan into an empty file and makes it stable, unless content follows. `preallocation`: a word of PREALLOCATION. Throws ImageError,
  * 'interrupted' among them, or what Node throws.
  */
 export async function writePlan(
@@ -62,7 +80,7 @@ export async function writePlan(
   for (const piece of pieces) await put(piece.at, piece.length, (into, from) => piece.fill(into, from));
   if (data !== undefined && preallocation === 'falloc') await reserve(fd, data, request);
   if (data !== undefined && full > 0) await put(data.at, data.length, () => {});
-  await sync(fd);
+  if (request.content === undefined) await sync(fd);
   throwIfStopped(request);
 }
 

@@ -167,7 +167,8 @@ function say(
   process.stdout.write(`${JSON.stringify(made, null, 2)}\n`);
 }
 
-function optionsText(format: FormatId): string {
+/** What -o takes with a format. */
+export function optionsText(format: FormatId): string {
   const { create, title } = driverOf(format);
   const rows = create.options.map(({ name, values, doc }): [string, string] => [
     `${name}=${typeof values === 'string' ? values.toUpperCase() : values.join('|')}`,

@@ -9,6 +9,7 @@ import { compactCommand } from './compact.ts';
 import { compareCommand } from './compare.ts';
 import { completion, SHELLS, type Shell } from './completion.ts';
 import { configCommand } from './config.ts';
+import { convertCommand, STDOUT } from './convert.ts';
 import { createCommand } from './create.ts';
 import { doctorCommand } from './doctor.ts';
 import { hashCommand } from './hash.ts';
@@ -45,6 +46,7 @@ const COMMANDS: readonly Command[] = [
   hashCommand,
   verifyCommand,
   createCommand,
+  convertCommand,
   resizeCommand,
   doctorCommand,
   configCommand,
@@ -97,7 +99,9 @@ export function declareCommands(parser: Argv): () => number {
 export async function main(args: readonly string[]): Promise<number> {
   const name = args.find((word) => !word.startsWith('-'));
   const command = COMMANDS.find((candidate) => nameOf(candidate) === name);
-  const parser = yargs([...(command?.arrange?.(args) ?? args)]);
+  const words = command?.arrange?.(args) ?? args;
+  // yargs loses a name that is "-".
+  const parser = yargs(words.map((word) => (word === '-' ? STDOUT : word)));
   const status = declareCommands(parser);
   try {
     await parser.parseAsync();

@@ -145,6 +145,30 @@ export function dataSync(fd: number): number {
   return call('int fdatasync(int fd)', fd);
 }
 
+const SYNC_FILE_RANGE_WRITE = 2;
+
+/**
+ * sync_file_range(2): the host begins to write out what it holds of the range, and does not wait for it. It makes
+ * nothing stable: the flush that does then has less to wait for. Returns 0 or -errno.
+ */
+export function beginWriteback(fd: number, at: number, length: number): number {
+  const prototype = 'int sync_file_range(int fd, int64_t offset, int64_t length, unsigned int flags)';
+  return call(prototype, fd, at, length, SYNC_FILE_RANGE_WRITE);
+}
+
+const POSIX_FADV_DONTNEED = 4;
+
+/** posix_fadvise(2): what is stable of the file is read from the medium next time, and not from memory. Advice only. */
+export function forgetCached(fd: number): void {
+  call(
+    'int posix_fadvise64(int fd, int64_t offset, int64_t length, int advice)',
+    fd,
+    0,
+    0,
+    POSIX_FADV_DONTNEED,
+  );
+}
+
 /** ftruncate(2). Returns 0 or -errno. */
 export function truncateFile(fd: number, size: number): number {
   return call('int ftruncate64(int fd, int64_t size)', fd, size);

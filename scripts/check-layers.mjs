@@ -20,6 +20,7 @@ const LAYERS = [
   'fuse',
   'evidence',
   'transport',
+  'control',
   'daemon',
   'cli',
 ];
@@ -27,7 +28,11 @@ const LAYERS = [
 const FORBIDDEN = [['formats', 'cache']];
 /** Packages and Node modules that only some layers may touch. */
 const GUARDED = [
-  { specifier: /^(node:)?fs(\/|$)/, layers: ['source', 'chain', 'evidence', 'transport', 'daemon', 'cli'] },
+  {
+    specifier: /^(node:)?fs(\/|$)/,
+    layers: ['source', 'chain', 'evidence', 'transport', 'control', 'daemon', 'cli'],
+  },
+  { specifier: /^(node:)?net$/, layers: ['control', 'daemon'] },
   { specifier: /^koffi$/, layers: ['source'] },
   { specifier: /^yargs(-parser)?$/, layers: ['cli'] },
   { specifier: /^pino$/, layers: ['daemon'] },

@@ -3,6 +3,7 @@
 import { EventEmitter } from 'node:events';
 import { closeSync, readSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { Members } from '../../../src/fuse/members.ts';
 import { haveSyscalls, socketPair } from '../../../src/source/syscalls.ts';
 import { kernelTransport } from '../../../src/transport/kernel/session.ts';
 import { WorkerStatus } from '../../../src/transport/kernel/status.ts';
@@ -62,7 +63,13 @@ describe.skipIf(!haveSyscalls())('session (needs koffi: a socket pair stands for
     const request = {
       mountpoint: '/nowhere/at/all',
       threads: 1,
-      tree: { shape: 'directory', files: [{ name: 'a.raw', writable }], windows: [], sync: false },
+      tree: {
+        shape: 'directory',
+        files: [{ name: 'a.raw', writable }],
+        windows: [],
+        sync: false,
+        members: Members.seed(1, 1),
+      },
       trace: false,
       log: { debug: silent, warn: silent, error: (text: string) => errors.push(text) },
     } as unknown as MountRequest;

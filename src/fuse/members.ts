@@ -51,8 +51,9 @@ export class Members {
     Atomics.add(this.#words, GENERATION, 1);
   }
 
-  /** A file is opened; false where it has left. */
+  /** A file is opened; false where it has left, or there is none (a slot below 0). */
   open(slot: number): boolean {
+    if (slot < 0) return false;
     const at = SLOTS + slot;
     for (;;) {
       const opens = Atomics.load(this.#words, at);

@@ -40,6 +40,9 @@ const MAX_REPLACEMENTS = 16;
 /** How often it is looked whether the workers are done with what they were at. */
 const PASS_MS = 1;
 
+/** So long the thread that sends notifications stays for the next one. */
+const NOTIFIER_MS = 1000;
+
 /** How long workers get to see that the mount is over before they are ended. */
 const ABANDON_MS = 1000;
 
@@ -85,6 +88,14 @@ function raiseLimits(mountpoint: string, writable: boolean): void {
   set('strict_limit', 0);
 }
 
+/** A thread that sends notifications. */
+interface Notifier {
+  readonly worker: Worker;
+  /** Who waits for each of those that are under way, in order. */
+  readonly waiting: (() => void)[];
+  idle: NodeJS.Timeout | undefined;
+}
+
 class Session implements Mount, LiveTree {
   readonly ended: Promise<MountEnd>;
   /** Fulfilled when every worker is about to read the device. */
@@ -101,6 +112,7 @@ class Session implements Mount, LiveTree {
   readonly #damaged: Report;
   readonly #devices: readonly number[];
   readonly #workers = new Set<Worker>();
+  #notifier: Notifier | undefined;
   #running = 0;
   #waiting: number;
   #replacements = 0;
@@ -185,7 +197,7 @@ class Session implements Mount, LiveTree {
       } else if (message.kind === 'outgrown') this.#forget(message.node);
       else if (message.kind === 'damage') this.#damaged(message.text);
       else if (message.kind === 'defect') log.error(`internal error, answered with EIO: ${message.text}`);
-      else {
+      else if (message.kind === 'ended') {
         done = true;
         if (message.how === 'aborted') this.#end = { how: 'aborted' };
       }
@@ -197,6 +209,7 @@ class Session implements Mount, LiveTree {
       this.#workers.delete(worker);
       this.#running -= 1;
       if (!done && this.#end.how !== 'failed') this.#replace(index, fault);
+      if (this.#workers.size === 0) this.#dismissNotifier();
       if (this.#running === 0) this.#finish();
     });
     worker.postMessage(input);
@@ -216,18 +229,41 @@ class Session implements Mount, LiveTree {
 
   /** Sends a notification that may have to wait for the workers. Fulfilled when it was sent, or could not be. */
   #notify(notice: Uint8Array): Promise<void> {
-    if (this.#running === 0) return Promise.resolve();
-    const worker = takeWorker();
+    if (this.#workers.size === 0) return Promise.resolve();
+    this.#notifier ??= this.#startNotifier();
+    this.#notifier.worker.postMessage({ device: this.#devices[0]!, notice } satisfies NoticeInput);
+    return new Promise((resolve) => this.#notifier!.waiting.push(resolve));
+  }
+
+  #startNotifier(): Notifier {
+    const notifier: Notifier = { worker: takeWorker(), waiting: [], idle: undefined };
+    const { worker, waiting } = notifier;
     this.#running += 1;
-    worker.on('error', (problem) => this.#request.log.error(`a notification failed: ${String(problem)}`));
-    return new Promise((resolve) => {
-      worker.on('exit', () => {
-        resolve();
-        this.#running -= 1;
-        if (this.#running === 0) this.#finish();
-      });
-      worker.postMessage({ device: this.#devices[0]!, notice } satisfies NoticeInput);
+    worker.on('message', ({ kind }: WorkerMessage) => {
+      if (kind !== 'notified') return;
+      clearTimeout(notifier.idle);
+      waiting.shift()?.();
+      if (waiting.length > 0) return;
+      if (this.#workers.size === 0) this.#dismissNotifier();
+      else notifier.idle = setTimeout(() => this.#dismissNotifier(), NOTIFIER_MS);
     });
+    worker.on('error', (problem) => this.#request.log.error(`a notification failed: ${String(problem)}`));
+    worker.on('exit', () => {
+      if (this.#notifier === notifier) this.#notifier = undefined;
+      for (const resolve of waiting.splice(0)) resolve();
+      this.#running -= 1;
+      if (this.#running === 0) this.#finish();
+    });
+    return notifier;
+  }
+
+  /** Ends the thread that sends notifications, unless it is at one: that one ends with the mount. */
+  #dismissNotifier(): void {
+    const notifier = this.#notifier;
+    if (notifier === undefined || notifier.waiting.length > 0) return;
+    clearTimeout(notifier.idle);
+    this.#notifier = undefined;
+    void notifier.worker.terminate();
   }
 
   /** Answers for a worker that died, and puts another in its place. */

@@ -26,7 +26,7 @@ export interface WorkerInput {
   readonly trace: boolean;
 }
 
-/** or only this: it has nothing to do but to send a notification that may have to wait for the other workers. */
+/** or only such: it has nothing to do but to send notifications that may have to wait for the other workers. */
 export interface NoticeInput {
   readonly device: number;
   readonly notice: Uint8Array;
@@ -41,6 +41,8 @@ export type WorkerMessage =
   | { readonly kind: 'defect'; readonly text: string }
   /** The kernel should forget the name of a file: its size is wrong. */
   | { readonly kind: 'outgrown'; readonly node: number }
+  /** A notification was sent, or could not be. */
+  | { readonly kind: 'notified' }
   | { readonly kind: 'ended'; readonly how: LoopEnd };
 
 const port = parentPort!;
@@ -52,6 +54,7 @@ function notify({ device, notice }: NoticeInput): void {
   } catch {
     // The kernel knows nothing of the name, or the mount has ended.
   }
+  tell({ kind: 'notified' });
 }
 
 function run(input: WorkerInput): void {
@@ -90,6 +93,8 @@ function run(input: WorkerInput): void {
 }
 
 port.once('message', (input: WorkerInput | NoticeInput) => {
-  if ('notice' in input) notify(input);
-  else run(input);
+  if ('notice' in input) {
+    notify(input);
+    port.on('message', notify);
+  } else run(input);
 });

@@ -195,6 +195,7 @@ describe.skipIf(!haveSyscalls())('session (needs koffi: a socket pair stands for
     expect(state.terminated).toEqual([worker(1)]);
     worker(1).emit('exit', 0);
     expect(await mount.ended).toEqual({ how: 'unmounted' });
+    await new Promise((resolve) => setImmediate(resolve));
     expect(told).toEqual(['name', 'pages']);
   });
 

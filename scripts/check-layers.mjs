@@ -21,6 +21,7 @@ const LAYERS = [
   'evidence',
   'convert',
   'transport',
+  'control',
   'daemon',
   'cli',
 ];
@@ -30,8 +31,9 @@ const FORBIDDEN = [['formats', 'cache']];
 const GUARDED = [
   {
     specifier: /^(node:)?fs(\/|$)/,
-    layers: ['source', 'chain', 'evidence', 'convert', 'transport', 'daemon', 'cli'],
+    layers: ['source', 'chain', 'evidence', 'convert', 'transport', 'control', 'daemon', 'cli'],
   },
+  { specifier: /^(node:)?net$/, layers: ['control', 'daemon'] },
   { specifier: /^koffi$/, layers: ['source'] },
   { specifier: /^yargs(-parser)?$/, layers: ['cli'] },
   { specifier: /^smol-toml$/, layers: ['cli'] },

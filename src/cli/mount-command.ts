@@ -163,6 +163,7 @@ export function configure({ paths, values, lists }: CommandLine): MountConfig {
     verbose: values.has('verbose') || trace,
     logFile: path('log-file'),
     pidFile: path('pid-file'),
+    metrics: path('metrics'),
   };
 }
 
@@ -217,7 +218,7 @@ function evidenceSettings(
       hint: 'Leave out one of the two. For mount(8) and fstab, which add rw by themselves: -o ro,evidence.',
     });
   }
-  const writes = ['record', 'log-file', 'pid-file'].filter((name) => values.has(name));
+  const writes = ['record', 'log-file', 'pid-file', 'metrics'].filter((name) => values.has(name));
   const realImages = images.map(realPath);
   for (const name of writes) {
     const path = resolve(values.get(name)!);

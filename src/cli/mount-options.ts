@@ -106,6 +106,11 @@ export const MOUNT_OPTIONS: readonly OptionSpec[] = [
   },
   { name: 'log-file', value: 'PATH', doc: 'log of a daemon in the background', default: 'the system log' },
   { name: 'pid-file', value: 'PATH', doc: "written with the daemon's process ID while mounted" },
+  {
+    name: 'metrics',
+    value: 'PATH',
+    doc: 'a file with statistics for Prometheus, written every 15 s while mounted',
+  },
   ...DRIVERS.flatMap((driver) =>
     driver.options.map((option) => ({
       name: option.name,

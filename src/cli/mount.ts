@@ -58,16 +58,19 @@ async function printAbout(what: 'help' | 'version'): Promise<void> {
 }
 
 async function serveInForeground(config: MountConfig): Promise<number> {
-  const [{ openLog }, { serveMount }] = await Promise.all([
+  const [{ openLog, setLogLevel }, { serveMount }] = await Promise.all([
     import('../daemon/log.ts'),
     import('../daemon/serve.ts'),
   ]);
   const log = openLog({ to: config.logFile ?? 'stderr', level: config.verbose ? 'debug' : 'info' });
   const line = new ProgressLine('vdisk-mount');
   const progress = (text: string): void => line.show(text);
-  const end = await serveMount(config, { log, ready: () => line.clear(), progress }).finally(() =>
-    line.clear(),
-  );
+  const end = await serveMount(config, {
+    log,
+    setLogLevel: (level) => setLogLevel(log, level),
+    ready: () => line.clear(),
+    progress,
+  }).finally(() => line.clear());
   return exitCodeOfEnd(end);
 }
 

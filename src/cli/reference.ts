@@ -157,7 +157,7 @@ export function referenceOfVdisk(declare: (parser: Argv) => unknown): Program {
   return {
     ...told,
     name: 'vdisk',
-    doc: "look at virtual machines' disk images and change them, without mounting them",
+    doc: "look at virtual machines' disk images, change them, and control running mounts",
     options: [HELP, VERSION],
     commands: told.commands.map((command) => ({ ...command, options: [...command.options, HELP, VERSION] })),
   };
@@ -240,6 +240,7 @@ function describedOperand(operand: Operand, { type, choices, describe }: Positio
   let values: Values = 'files';
   if (words.length > 0) values = words;
   else if (type === 'number' || operand.name === 'size') values = 'other';
+  else if (operand.name === 'mount') values = 'directories';
   else if (/image/i.test(`${operand.name} ${doc}`)) values = 'images';
   return { ...operand, doc, values };
 }

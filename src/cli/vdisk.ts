@@ -1,4 +1,4 @@
-/** `vdisk COMMAND`: what can be done with an image without mounting it. */
+/** `vdisk COMMAND`: what can be done with an image without mounting it, and with a mount that serves. */
 
 import yargs, { type Argv } from 'yargs';
 import { ImageError } from '../base/errors.ts';
@@ -15,6 +15,12 @@ import { doctorCommand } from './doctor.ts';
 import { hashCommand } from './hash.ts';
 import { complain } from './image-arguments.ts';
 import { infoCommand } from './info.ts';
+import { flushCommand } from './live/flush.ts';
+import { listCommand } from './live/list.ts';
+import { logLevelCommand } from './live/log-level.ts';
+import { addCommand, removeCommand } from './live/members.ts';
+import { statsCommand } from './live/stats.ts';
+import { unmountCommand } from './live/unmount.ts';
 import { mapCommand } from './map.ts';
 import { rebaseCommand } from './rebase.ts';
 import { resizeCommand } from './resize.ts';
@@ -48,11 +54,18 @@ const COMMANDS: readonly Command[] = [
   createCommand,
   convertCommand,
   resizeCommand,
-  doctorCommand,
-  configCommand,
   compactCommand,
   rebaseCommand,
   commitCommand,
+  listCommand,
+  addCommand,
+  removeCommand,
+  flushCommand,
+  unmountCommand,
+  statsCommand,
+  logLevelCommand,
+  configCommand,
+  doctorCommand,
   completionCommand,
 ];
 

@@ -8,7 +8,7 @@ import { ImageError, type WireError } from '../base/errors.ts';
 import { dismissSpares } from '../transport/kernel/workers.ts';
 import type { MountConfig } from './config.ts';
 import { exitCodeOf, exitCodeOfEnd, OK } from './exit-code.ts';
-import { type Log, openLog } from './log.ts';
+import { type Log, openLog, setLogLevel } from './log.ts';
 import { serveMount } from './serve.ts';
 
 const STATUS_FD = 3;
@@ -52,6 +52,7 @@ export async function serveInBackground(): Promise<number> {
     }) as Log;
     const end = await serveMount(config, {
       log: hooked,
+      setLogLevel: (level) => setLogLevel(opened, level),
       ready: () => tell({ outcome: 'ready', notices }),
       progress: (text) => {
         if (!told) tell({ outcome: 'progress', text });

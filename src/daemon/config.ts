@@ -45,4 +45,6 @@ export interface MountConfig {
   /** Where a daemon in the background writes its log; undefined: the system log. */
   readonly logFile: string | undefined;
   readonly pidFile: string | undefined;
+  /** Where statistics are written from time to time. */
+  readonly metrics: string | undefined;
 }

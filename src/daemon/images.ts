@@ -41,10 +41,14 @@ export function closeImages(opened: readonly OpenedImage[]): void {
 
 /**
  * Opens every image with its parents, or none: throws ImageError for the first that fails, with all others closed.
- * An image that may be read but not written is opened read-only, with a notice that says why.
+ * An image that may be read but not written is opened read-only, with a notice that says why. `tables` is the same for
+ * all images of a mount.
  */
-export function openImages(config: OpenConfig, report: Report): OpenedImage[] {
-  const tables = new TableAllocator();
+export function openImages(
+  config: OpenConfig,
+  report: Report,
+  tables: TableAllocator = new TableAllocator(),
+): OpenedImage[] {
   const opened: OpenedImage[] = [];
   try {
     for (const path of config.images) {
@@ -285,15 +289,16 @@ const COUNT_LIMIT_MS = 10_000;
 /**
  * Counts what the images of each file allocate into `allocated` (st_blocks), and no more than the image file itself
  * takes: blocks have holes where it is sparse. Small images are counted before this returns, large ones in the
- * background, in slices; until then what the image file takes stands for it.
+ * background, in slices; until then what the image file takes stands for it. The first file has number `first`.
  * Returns a function that stops the counting.
  */
 export function countAllocation(
   files: readonly ExposedFile[],
   allocated: SharedArrayBuffer,
   report: Report,
+  first = 0,
 ): () => void {
-  const counts = new Float64Array(allocated);
+  const counts = new Float64Array(allocated, first * Float64Array.BYTES_PER_ELEMENT);
   const showing = new Map<Layer, number[]>();
   files.forEach(({ layers }, index) => {
     for (const layer of layers) showing.set(layer, [...(showing.get(layer) ?? []), index]);

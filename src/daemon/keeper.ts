@@ -1,24 +1,34 @@
 /** The keeper thread (keeper-thread.ts), seen from the main thread. */
 
 import { Worker } from 'node:worker_threads';
-import type { TreeSeed } from '../fuse/tree.ts';
+import { EIO } from '../base/errno.ts';
+import type { FileSeed, TreeSeed } from '../fuse/tree.ts';
 import { reportOnce } from '../image/report-once.ts';
-import type { KeeperInput, KeeperMessage } from './keeper-thread.ts';
+import type { KeeperFailure, KeeperInput, KeeperMessage, KeeperOrder } from './keeper-thread.ts';
 import type { Log } from './log.ts';
 
 const LIMITS = { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 256 };
+
+const labelOf = ({ layers: [{ source }] }: FileSeed): string => source.label;
+
+const firstErrno = (failures: readonly KeeperFailure[] | undefined): number =>
+  failures === undefined ? EIO : (failures[0]?.errno ?? 0);
 
 export class Keeper {
   readonly #worker: Worker;
   readonly #ended: Promise<boolean>;
   #dismissed = false;
+  readonly #labels: Map<number, string>;
+  /** Who waits for an answer, in the order of the questions. */
+  readonly #waiting: ((failures: readonly KeeperFailure[] | undefined) => void)[] = [];
 
   /**
    * `thread` is the keeper's number among the threads of the mount. `died` is called, once, where it ends before it
    * is told to: it may have held locks.
    */
   constructor(tree: TreeSeed, thread: number, log: Log, died: (reason: string) => void) {
-    const label = (file: number): string => tree.files[file]!.layers[0].source.label;
+    this.#labels = new Map(tree.files.map((file, number) => [number, labelOf(file)]));
+    const label = (file: number): string => this.#labels.get(file) ?? `file ${file}`;
     const damaged = reportOnce((text) => log.warn(text));
     this.#worker = new Worker(new URL('./keeper-thread.js', import.meta.url), {
       resourceLimits: LIMITS,
@@ -27,6 +37,7 @@ export class Keeper {
     let clean = false;
     this.#ended = new Promise((resolve) => {
       this.#worker.on('exit', () => {
+        for (const answer of this.#waiting.splice(0)) answer(undefined);
         if (!this.#dismissed) died(`the keeper died: ${fault}`);
         resolve(clean);
       });
@@ -42,7 +53,8 @@ export class Keeper {
         log.error(
           `${label(message.file)}: metadata cannot be written (errno ${message.errno}); trying again`,
         );
-      } else {
+      } else if (message.kind !== 'closed') this.#waiting.shift()?.(message.failures);
+      else {
         for (const { file, errno } of message.failures) {
           log.error(`${label(file)}: was not left clean (errno ${errno}): what was not flushed may be lost`);
         }
@@ -52,13 +64,42 @@ export class Keeper {
     this.#worker.postMessage({ tree, thread } satisfies KeeperInput);
   }
 
+  #order(order: KeeperOrder): void {
+    this.#worker.postMessage(order);
+  }
+
+  /** Orders, and waits for the answer: undefined where the thread ended before. */
+  #ask(order: KeeperOrder): Promise<readonly KeeperFailure[] | undefined> {
+    if (this.#dismissed) return Promise.resolve(undefined);
+    return new Promise((resolve) => {
+      this.#waiting.push(resolve);
+      this.#order(order);
+    });
+  }
+
+  /** A file joins the mount. */
+  join(number: number, file: FileSeed): void {
+    this.#labels.set(number, labelOf(file));
+    this.#order({ order: 'join', number, file });
+  }
+
+  /** Files have left, and nobody works on them any more: leaves their images clean. The errno of the first that is not, or 0. */
+  async leave(numbers: readonly number[]): Promise<number> {
+    return firstErrno(await this.#ask({ order: 'leave', numbers }));
+  }
+
+  /** Makes stable what was written to the files, all of them by default. The errno of the first that failed, or 0. */
+  async flush(numbers?: readonly number[]): Promise<number> {
+    return firstErrno(await this.#ask({ order: 'flush', numbers }));
+  }
+
   /**
    * When no worker serves any more: writes out what is left and leaves the images clean. False where that
    * failed; it was logged.
    */
   close(): Promise<boolean> {
     this.#dismissed = true;
-    this.#worker.postMessage('close');
+    this.#order({ order: 'close' });
     return this.#ended;
   }
 

@@ -60,6 +60,13 @@ export interface LogTarget {
   readonly level: 'debug' | 'info' | 'warn';
 }
 
+/** Sets how much is logged, in all logs made from this one; gives what it was. */
+export function setLogLevel(log: Log, level: string): string {
+  const before = log.level;
+  log.level = level;
+  return before;
+}
+
 /** Throws ImageError('io') where a log file cannot be opened. */
 export function openLog(target: LogTarget): Log {
   const options: pino.LoggerOptions = { level: target.level, base: { pid: process.pid } };

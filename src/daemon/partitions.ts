@@ -2,8 +2,7 @@
 
 import { ImageError } from '../base/errors.ts';
 import type { Disk } from '../disk/disk.ts';
-import { Counters } from '../fuse/counters.ts';
-import { attachLayers, type FileSeed, type TreeSeed, type WindowSeed } from '../fuse/tree.ts';
+import { attachLayers, type FileSeed, slotsFor, type TreeSeed, type WindowSeed } from '../fuse/tree.ts';
 import type { Image, Report } from '../image/driver.ts';
 import { reportOnce } from '../image/report-once.ts';
 import { contentOf, diskAttributes, partitionAttributes, withoutTable } from '../partitions/content.ts';
@@ -57,8 +56,7 @@ export function withPartitions(
       });
     }
   }
-  const counters = Counters.seed(threads + 2, files.length + windows.length);
-  return { ...tree, files, windows, counters };
+  return { ...tree, files, windows, ...slotsFor(threads, files.length + windows.length) };
 }
 
 function named(pairs: readonly (readonly [string, string])[]): [string, string][] {

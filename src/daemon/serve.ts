@@ -5,13 +5,15 @@
 
 import { writeFileSync } from 'node:fs';
 import { ImageError } from '../base/errors.ts';
+import type { Ended, LogLevel } from '../control/protocol.ts';
 import { Custody, type HashControl } from '../evidence/custody.ts';
 import { progressTo } from '../evidence/progress.ts';
-import { Counters } from '../fuse/counters.ts';
+import { SPARE_SLOTS } from '../fuse/members.ts';
 import { FileTimes, timeOf } from '../fuse/times.ts';
-import { isWritable, type TreeSeed } from '../fuse/tree.ts';
+import { isWritable, slotsFor, type TreeSeed } from '../fuse/tree.ts';
 import { IoGate } from '../shared/io-gate.ts';
 import { PagePool } from '../shared/page-pool.ts';
+import { TableAllocator } from '../shared/paged-table.ts';
 import { kernelTransport } from '../transport/kernel/session.ts';
 import { dismissSpares } from '../transport/kernel/workers.ts';
 import type { Mount, MountEnd, MountRequest, Transport, TransportName } from '../transport/transport.ts';
@@ -27,6 +29,7 @@ import {
   openImages,
 } from './images.ts';
 import { Keeper } from './keeper.ts';
+import { Live } from './live.ts';
 import type { Log } from './log.ts';
 import { keepRecord } from './mount-record.ts';
 import { mountShape } from './mountpoint.ts';
@@ -36,6 +39,8 @@ import { removePidFile, Stopper } from './stopper.ts';
 
 export interface ServeHooks {
   readonly log: Log;
+  /** Sets how much is logged; gives what it was. */
+  readonly setLogLevel: (level: LogLevel) => string;
   /** The mount is usable. */
   readonly ready: () => void;
   /** How far hashing is: called often, where evidence is hashed and somebody watches. */
@@ -60,7 +65,9 @@ export async function serveMount(config: MountConfig, given: ServeHooks): Promis
   process.title = 'vdisk-mount';
   const manager = new ServiceManager();
   const stopper = new Stopper(config, given.log, (status) => manager.status(status));
-  let opened: readonly OpenedImage[] = [];
+  let opened: OpenedImage[] = [];
+  let live: Live | undefined;
+  let ended: Ended = { how: 'failed', clean: false };
   let custody: Custody | undefined;
   let stopCounting = (): void => {};
   let conclude: (failure: string | undefined) => void = () => {};
@@ -72,9 +79,10 @@ export async function serveMount(config: MountConfig, given: ServeHooks): Promis
     const { log } = hooks;
     const noAtime = custody !== undefined;
     manager.opening(`opening ${config.images.join(', ')}`);
-    opened = openImages({ ...config, noAtime }, (text) => log.warn(text));
+    const tables = new TableAllocator();
+    opened = openImages({ ...config, noAtime }, (text) => log.warn(text), tables);
     const files = exposedFiles(opened, config.layers);
-    const allocated = new SharedArrayBuffer(files.length * 8);
+    const allocated = new SharedArrayBuffer((files.length + SPARE_SLOTS) * 8);
     stopCounting = countAllocation(files, allocated, (text) => log.warn(text));
     const transport = await transportOf(config.transport);
     const request = mountRequest(config, hooks, shape, opened, files, allocated);
@@ -93,15 +101,19 @@ export async function serveMount(config: MountConfig, given: ServeHooks): Promis
     const keeper = isWritable(tree)
       ? new Keeper(tree, threads, log, (reason) => mount.abandon(reason))
       : undefined;
+    const { setLogLevel } = hooks;
+    live = await Live.begin({ config, tree, tables, keeper, mount, log, setLogLevel }, opened, files);
     const [outcome] = await Promise.allSettled([whileMounted(mount, config, hooks, manager)]);
     manager.stopping('unmounted; the images are being written out');
     const end = outcome.status === 'fulfilled' ? outcome.value : undefined;
     if (end?.how === 'failed') failure = end.reason;
+    if (end !== undefined) ended = { ...end, clean: false };
     if (end?.how === 'failed' && end.abandoned === true) {
       await keeper?.abandon();
       return end;
     }
     const clean = keeper === undefined || (await keeper.close());
+    ended = { ...ended, clean };
     if (!clean) failure = 'an image was not left clean';
     if (custody !== undefined) {
       manager.atWork('unmounted; the evidence is being compared with what it was');
@@ -120,6 +132,7 @@ export async function serveMount(config: MountConfig, given: ServeHooks): Promis
     stopper.close();
     custody?.drop();
     closeImages(opened);
+    live?.end(ended);
     conclude(failure);
     manager.status(failure ?? 'ended');
     manager.close();
@@ -137,7 +150,7 @@ function custodyOf(config: MountConfig, log: Log): Custody | undefined {
       'force-parent': config.chain.force,
       locks: config.lock,
     },
-    sideFiles: [config.logFile, config.pidFile].filter((path) => path !== undefined),
+    sideFiles: [config.logFile, config.pidFile, config.metrics].filter((path) => path !== undefined),
     log: { warn: (text) => log.warn(text), error: (text) => log.error(text) },
   });
 }
@@ -181,8 +194,8 @@ function mountRequest(
     pool: PagePool.seed(config.cacheBytes),
     allocated,
     gate: IoGate.seed(config.threads + 2),
-    times: FileTimes.seed(files.length),
-    counters: Counters.seed(config.threads + 2, files.length),
+    times: FileTimes.seed(files.length + SPARE_SLOTS),
+    ...slotsFor(config.threads, files.length),
     sync: config.sync,
     uid: config.uid,
     gid: config.gid,

@@ -342,6 +342,34 @@ export const StatfsOut = struct(
  * into the page cache; where they lie behind the file's end as the kernel knows it, the file becomes longer.
  */
 export const NOTIFY_STORE = 4;
+/** Pages of a file are forgotten, the changed ones written back before; waits for those that are being read or written. */
+export const NOTIFY_INVAL_INODE = 2;
+
+export const NotifyInvalInodeOut = struct(
+  'fuse_notify_inval_inode_out',
+  { size: 24, endian: 'little', spec: HEADER },
+  {
+    ino: u64('Node'),
+    off: u64('From where'),
+    len: u64('Bytes; 0: to the end'),
+  },
+);
+
+/** A name is gone from its directory, and who watches it is told; waits as the next one. */
+export const NOTIFY_DELETE = 6;
+
+/** The name and a NUL follow. */
+export const NotifyDeleteOut = struct(
+  'fuse_notify_delete_out',
+  { size: 24, endian: 'little', spec: HEADER },
+  {
+    parent: u64('The directory'),
+    child: u64('Node that the name must have'),
+    namelen: u32('Bytes, without the NUL'),
+    padding: u32('0'),
+  },
+);
+
 /** A name is forgotten; waits for lookups in the directory, so that whoever answers those must not send it. */
 export const NOTIFY_INVAL_ENTRY = 3;
 

@@ -3,7 +3,8 @@
  * is; both transports call it. Data plane: nothing throws, results are counts or -errno.
  *
  * Nodes: 1 is the root; file n of the seed is node n + 2, or the root itself where the mountpoint is a file. Windows
- * follow behind the files. A handle is the node's number: a file has no state per open.
+ * follow behind the files, and files that join later behind these (members.ts). A handle is the node's number: a file has
+ * no state per open.
  */
 
 import {
@@ -11,6 +12,7 @@ import {
   EBADF,
   EFBIG,
   EINVAL,
+  EIO,
   EISDIR,
   ENAMETOOLONG,
   ENOENT,
@@ -27,11 +29,21 @@ import { type ByteCount, guestOffset } from '../base/units.ts';
 import type { Disk } from '../disk/disk.ts';
 import { Window } from '../disk/window.ts';
 import type { Report } from '../image/driver.ts';
-import { PagePool } from '../shared/page-pool.ts';
+import type { PagePool } from '../shared/page-pool.ts';
 import { ROOT_NODE } from './abi.ts';
-import { Counters, READS, WRITES, ZEROINGS } from './counters.ts';
+import { Counters, FLUSH, READ, WRITE, ZERO } from './counters.ts';
+import { Members } from './members.ts';
 import { ATIME, CTIME, EPOCH, FileTimes, MTIME } from './times.ts';
-import { attachDisks, type FileSeed, isShared, isWritable, type TreeSeed } from './tree.ts';
+import {
+  type AttachThread,
+  attachLayers,
+  attachThread,
+  type FileSeed,
+  isShared,
+  isWritable,
+  type TreeChange,
+  type TreeSeed,
+} from './tree.ts';
 
 export const S_IFDIR = 0o040000;
 export const S_IFREG = 0o100000;
@@ -96,8 +108,11 @@ export interface FileSystemSize {
 
 /** A file or a window, by its number. */
 interface Shown extends FileSeed {
-  /** Number of the file whose disk it is: its own, but for windows. */
+  readonly node: number;
+  /** Number of the file whose disk it is (in times and allocation): its own, but for windows. */
   readonly file: number;
+  /** A part of another file's disk. */
+  readonly part: boolean;
   /** Others change the same bytes. */
   readonly shared: boolean;
 }
@@ -106,51 +121,102 @@ interface Shown extends FileSeed {
 const STATS_ATTRIBUTE = 'user.vdisk.stats';
 
 export class FileSystem {
-  /** The root directory's entries, in order; none where the mountpoint is a file. */
-  readonly entries: readonly DirectoryEntry[];
+  readonly members: Members;
   readonly #seed: TreeSeed;
-  readonly #shown: readonly Shown[];
-  readonly #disks: readonly (Disk | Window)[];
+  readonly #attach: AttachThread;
+  /** By slot, as all of these. */
+  readonly #shown: (Shown | undefined)[];
+  readonly #disks: (Disk | Window | undefined)[];
+  readonly #entries: (DirectoryEntry | undefined)[];
+  /** The last node that a slot had when its file left: this one and those before answer EIO. */
+  readonly #left: number[] = [];
   readonly #allocated: Float64Array;
   readonly #times: FileTimes;
   readonly #counters: Counters;
   readonly #pool: PagePool;
-  /** Whether any file is writable; else the mount is read-only. */
+  /** Whether any file is writable; else the mount is read-only. Files that join later do not change it. */
   readonly writable: boolean;
-  /** Node of file 0. */
+  /** Node of slot 0. */
   readonly #first: number;
-  readonly #byName: ReadonlyMap<string, number>;
+  readonly #byName: Map<string, number>;
+  #changed = false;
 
   /** `thread` is this thread's number among those of the mount (TreeSeed.gate). */
   constructor(seed: TreeSeed, report: Report, thread: number) {
     this.#seed = seed;
-    const disks = attachDisks(seed, report, thread);
+    this.members = new Members(seed.members);
+    this.#attach = attachThread(seed, report, thread);
+    this.#first = seed.shape === 'file' ? ROOT_NODE : ROOT_NODE + 1;
+    const disks = seed.files.map(({ layers, size }) => attachLayers(layers, size, this.#attach));
     const windows = seed.windows.map(({ of, start, size }) => new Window(disks[of]!, start, size));
     this.#disks = [...disks, ...windows];
-    const files = seed.files.map((file, at): Shown => ({ ...file, file: at, shared: isShared(seed, at) }));
-    const parts = seed.windows.map(({ of, name, size, attributes }): Shown => {
-      return { ...files[of]!, name, size, attributes };
+    const files = seed.files.map((file, at): Shown => {
+      return { ...file, node: this.#first + at, file: at, part: false, shared: isShared(seed, at) };
+    });
+    const parts = seed.windows.map(({ of, name, size, attributes }, at): Shown => {
+      return { ...files[of]!, node: this.#first + files.length + at, part: true, name, size, attributes };
     });
     this.#shown = [...files, ...parts];
     this.#allocated = new Float64Array(seed.allocated);
     this.#times = new FileTimes(seed.times);
-    this.#pool = new PagePool(seed.pool);
-    this.#counters = new Counters(seed.counters, this.#shown.length, thread);
+    this.#pool = this.#attach.pool;
+    this.#counters = new Counters(seed.counters, this.members.capacity, thread);
     this.writable = isWritable(seed);
-    this.#first = seed.shape === 'file' ? ROOT_NODE : ROOT_NODE + 1;
-    this.entries =
-      seed.shape === 'file'
-        ? []
-        : this.#shown.map((file, index) => ({
-            name: Buffer.from(file.name),
-            node: this.#first + index,
-            mode: S_IFREG,
-          }));
-    this.#byName = new Map(this.entries.map((entry) => [entry.name.toString('latin1'), entry.node]));
+    this.#entries =
+      seed.shape === 'file' ? [] : this.#shown.map((file) => file && entryOf(file.name, file.node));
+    this.#byName = new Map(
+      this.#entries.flatMap((entry) => (entry === undefined ? [] : [[latin1(entry.name), entry.node]])),
+    );
   }
 
-  get lastNode(): number {
-    return this.#first + this.#shown.length - 1;
+  /**
+   * The root directory's entries; none where the mountpoint is a file. An entry keeps its place as others come and go,
+   * so that a listing under way misses none: there are gaps.
+   */
+  get entries(): readonly (DirectoryEntry | undefined)[] {
+    return this.#entries;
+  }
+
+  /** Whether files have joined or left: what the kernel knows of the directory may be old. */
+  get hasChanged(): boolean {
+    return this.#changed;
+  }
+
+  /** A file joins, or files leave. No request is being answered in this thread. */
+  change(change: TreeChange): void {
+    this.#changed = true;
+    if (change.kind === 'join') {
+      const { slot, node, number, file } = change;
+      this.#disks[slot] = attachLayers(file.layers, file.size, this.#attach);
+      this.#shown[slot] = { ...file, node, file: number, part: false, shared: false };
+      const entry = entryOf(file.name, node);
+      this.#entries[slot] = entry;
+      this.#byName.set(latin1(entry.name), node);
+      return;
+    }
+    for (const slot of change.slots) {
+      const file = this.#shown[slot];
+      if (file === undefined) continue;
+      this.#byName.delete(latin1(Buffer.from(file.name)));
+      this.#left[slot] = file.node;
+      this.#disks[slot] = undefined;
+      this.#shown[slot] = undefined;
+      this.#entries[slot] = undefined;
+    }
+  }
+
+  /** The slot of a node, or -1 where it has none, or none any more. */
+  slotOf(node: number): number {
+    const slot = (node - this.#first) % this.members.capacity;
+    return this.#shown[slot]?.node === node ? slot : -1;
+  }
+
+  /** The disk behind a handle: its slot, or -errno. */
+  #slotOfHandle(handle: number): number {
+    const slot = (handle - this.#first) % this.members.capacity;
+    if (this.#shown[slot]?.node === handle) return slot;
+    const last = this.#left[slot];
+    return last !== undefined && handle <= last ? -EIO : -EBADF;
   }
 
   /** Bytes of a file; 0 where there is none. */
@@ -168,7 +234,7 @@ export class FileSystem {
   }
 
   #file(node: number): Shown | undefined {
-    return this.#shown[node - this.#first];
+    return this.#shown[this.slotOf(node)];
   }
 
   /** The node of `name` (its bytes, as Latin-1) in directory `parent`, or -errno. */
@@ -191,8 +257,7 @@ export class FileSystem {
       out.atime = out.mtime = out.ctime = seed.mounted;
       return 0;
     }
-    const index = node - this.#first;
-    const file = this.#shown[index];
+    const file = this.#file(node);
     if (file === undefined) return -ENOENT;
     out.size = file.size;
     // How much of that is in a window is not known: this is the most that can be, and is never 0 for data.
@@ -217,7 +282,7 @@ export class FileSystem {
    * mode are those of the mount: -EPERM where they would change.
    */
   setattr(node: number, change: AttributeChange): Status {
-    const index = node - this.#first;
+    const index = this.slotOf(node);
     const file = this.#shown[index];
     if (file === undefined && !this.#isRootDirectory(node)) return -ENOENT;
     if (!(file?.writable ?? this.writable)) return -EROFS;
@@ -250,11 +315,12 @@ export class FileSystem {
   }
 
   #zero(index: number, disk: Disk | Window, at: number, length: ByteCount, how: 'punch' | 'keep'): Status {
+    const since = performance.now();
     const status = disk.zero(guestOffset(at), length, how);
-    this.#counters.count(index, ZEROINGS, status < 0 ? status : length);
+    this.#counters.count(index, ZERO, status < 0 ? status : length, since);
     if (status < 0) return status;
     this.#times.touch(this.#shown[index]!.file);
-    return this.#seed.sync ? disk.flush() : 0;
+    return this.#seed.sync ? this.#flush(index) : 0;
   }
 
   /** The answer to whoever wants to create, remove or rename something. */
@@ -277,11 +343,11 @@ export class FileSystem {
 
   /** Reads up to `length` bytes at `at` into target[start…]: short only at the end of the disk. */
   read(handle: number, target: Uint8Array, start: number, length: ByteCount, at: number): Moved {
-    const index = handle - this.#first;
-    const disk = this.#disks[index];
-    if (disk === undefined) return -EBADF;
-    const moved = disk.read(target, start, length, guestOffset(at));
-    this.#counters.count(index, READS, moved);
+    const index = this.#slotOfHandle(handle);
+    if (index < 0) return index;
+    const since = performance.now();
+    const moved = this.#disks[index]!.read(target, start, length, guestOffset(at));
+    this.#counters.count(index, READ, moved, since);
     return moved;
   }
 
@@ -301,21 +367,30 @@ export class FileSystem {
     flags: number,
     cached: boolean,
   ): Moved {
-    const index = handle - this.#first;
-    const disk = this.#disks[index];
-    if (disk === undefined) return -EBADF;
+    const index = this.#slotOfHandle(handle);
+    if (index < 0) return index;
+    const disk = this.#disks[index]!;
+    const since = performance.now();
     const moved = disk.write(bytes, start, length, guestOffset(at));
-    this.#counters.count(index, WRITES, moved);
+    this.#counters.count(index, WRITE, moved, since);
     if (moved < 0) return moved;
     if (!cached) this.#times.touch(this.#shown[index]!.file);
     const stable = this.#seed.sync || (!cached && (flags & O_DSYNC) !== 0);
-    const status = stable ? disk.flush() : 0;
+    const status = stable ? this.#flush(index) : 0;
     return status < 0 ? status : moved;
   }
 
   /** fsync(2) and fdatasync(2): all that was acknowledged before is stable. */
   fsync(handle: number): Status {
-    return this.#disks[handle - this.#first]?.flush() ?? -EBADF;
+    const index = this.#slotOfHandle(handle);
+    return index < 0 ? index : this.#flush(index);
+  }
+
+  #flush(index: number): Status {
+    const since = performance.now();
+    const status = this.#disks[index]!.flush();
+    this.#counters.count(index, FLUSH, status, since);
+    return status;
   }
 
   /**
@@ -323,8 +398,8 @@ export class FileSystem {
    * image after the mount is gone need not wait for the daemon's end. Payload is in the host's page cache already.
    */
   closing(handle: number): Status {
-    const disk = this.#disks[handle - this.#first];
-    return disk?.isDirty ? disk.flush() : 0;
+    const index = this.#slotOfHandle(handle);
+    return this.#disks[index]?.isDirty ? this.#flush(index) : 0;
   }
 
   /**
@@ -332,9 +407,9 @@ export class FileSystem {
    * longer. Nothing is reserved: a disk's space is taken when it is written.
    */
   allocate(handle: number, mode: number, at: number, length: ByteCount): Status {
-    const index = handle - this.#first;
-    const disk = this.#disks[index];
-    if (disk === undefined) return -EBADF;
+    const index = this.#slotOfHandle(handle);
+    if (index < 0) return index;
+    const disk = this.#disks[index]!;
     if (!disk.writable) return -EROFS;
     if (length === 0) return -EINVAL;
     const what = mode & ~FALLOC_FL_KEEP_SIZE;
@@ -349,8 +424,9 @@ export class FileSystem {
 
   /** SEEK_DATA or SEEK_HOLE of lseek(2): an offset, or -errno. */
   seek(handle: number, at: number, whence: number): Moved {
-    const disk = this.#disks[handle - this.#first];
-    if (disk === undefined) return -EBADF;
+    const index = this.#slotOfHandle(handle);
+    if (index < 0) return index;
+    const disk = this.#disks[index]!;
     if (whence !== SEEK_DATA && whence !== SEEK_HOLE) return -EINVAL;
     if (at >= disk.size) return -ENXIO;
     return disk.seek(guestOffset(at), whence === SEEK_DATA ? 'data' : 'hole');
@@ -371,7 +447,7 @@ export class FileSystem {
 
   /** The value of one attribute, or undefined. STATS_ATTRIBUTE is not listed: it is another each time. */
   attribute(node: number, name: string): string | undefined {
-    const index = node - this.#first;
+    const index = this.slotOf(node);
     const file = this.#shown[index];
     if (file === undefined) return undefined;
     if (name === STATS_ATTRIBUTE) return this.#stats(index);
@@ -381,8 +457,16 @@ export class FileSystem {
   /** What happened to a file since the mount was made, as JSON: requests, flushes, the cache of tables. */
   #stats(index: number): string {
     const { flushes, shared, commits } = this.#disks[index]!.counters();
+    const tally = (kind: number) => this.#counters.tally(index, kind);
+    const [reads, writes, zeroings] = [tally(READ), tally(WRITE), tally(ZERO)];
     return JSON.stringify({
-      ...this.#counters.total(index),
+      reads: reads.count,
+      readBytes: reads.bytes,
+      writes: writes.count,
+      writtenBytes: writes.bytes,
+      zeroings: zeroings.count,
+      zeroedBytes: zeroings.bytes,
+      errors: reads.errors + writes.errors + zeroings.errors,
       flushes,
       flushesShared: shared,
       commits,
@@ -393,7 +477,18 @@ export class FileSystem {
   /** The disks' sizes added up: what df shows, all of it used. Windows are parts of them. */
   size(): FileSystemSize {
     let total = 0;
-    for (const file of this.#seed.files) total += file.size;
-    return { bytes: total, files: this.#shown.length };
+    let files = 0;
+    for (const file of this.#shown) {
+      if (file === undefined) continue;
+      files += 1;
+      if (!file.part) total += file.size;
+    }
+    return { bytes: total, files };
   }
+}
+
+const latin1 = (name: Buffer): string => name.toString('latin1');
+
+function entryOf(name: string, node: number): DirectoryEntry {
+  return { name: Buffer.from(name), node, mode: S_IFREG };
 }

@@ -53,6 +53,11 @@ export class FileTimes {
     this.#ms[file * TIMES + which] = ms === 0 ? Number.MIN_VALUE : ms;
   }
 
+  /** Another file gets the place of this one. */
+  forget(file: number): void {
+    this.#ms.fill(0, file * TIMES, (file + 1) * TIMES);
+  }
+
   /** Bytes of the file were changed. */
   touch(file: number): void {
     const now = Date.now();

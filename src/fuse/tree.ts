@@ -12,6 +12,8 @@ import { IoGate } from '../shared/io-gate.ts';
 import { PagePool, type PagePoolSeed } from '../shared/page-pool.ts';
 import type { SharedSource } from '../source/block-source.ts';
 import { attachSource } from '../source/file.ts';
+import { Counters } from './counters.ts';
+import { Members, SPARE_SLOTS } from './members.ts';
 import type { Time } from './times.ts';
 
 /** One image of a chain. */
@@ -67,14 +69,34 @@ export interface TreeSeed {
   readonly sync: boolean;
   /** FileTimes.seed(files): see times.ts. */
   readonly times: SharedArrayBuffer;
-  /** Counters.seed(threads + 2, files and windows): see counters.ts. */
+  /** Counters.seed(threads + 2, slots): see counters.ts. */
   readonly counters: SharedArrayBuffer;
+  /** Members.seed(files and windows, slots): see members.ts. Where slots are spare, `times` and `allocated` have as many. */
+  readonly members: SharedArrayBuffer;
   readonly uid: number;
   readonly gid: number;
   /** Permission bits that are taken away. */
   readonly umask: number;
   /** When the mount was made: the times of the directory. */
   readonly mounted: Time;
+}
+
+/** A file joins a mount that serves, or files leave it. */
+export type TreeChange =
+  | {
+      readonly kind: 'join';
+      readonly slot: number;
+      readonly node: number;
+      /** Its number in `times` and `allocated`. */
+      readonly number: number;
+      readonly file: FileSeed;
+    }
+  | { readonly kind: 'leave'; readonly slots: readonly number[] };
+
+/** What a tree has for each slot: `shown` of them taken by files and windows, and spare ones. */
+export function slotsFor(threads: number, shown: number): Pick<TreeSeed, 'counters' | 'members'> {
+  const slots = shown + SPARE_SLOTS;
+  return { counters: Counters.seed(threads + 2, slots), members: Members.seed(shown, slots) };
 }
 
 /** Whether any file can be written; else the mount is read-only. */
@@ -104,6 +126,11 @@ export interface AttachThread {
   readonly report: Report;
 }
 
+/** What thread `thread` of the gate attaches the disks of a tree with. */
+export function attachThread(seed: TreeSeed, report: Report, thread: number): AttachThread {
+  return { pool: new PagePool(seed.pool, thread), gate: new IoGate(seed.gate, thread), report };
+}
+
 /** The disk of `size` bytes that the layers show, the first on top, attached in this thread. */
 export function attachLayers(
   [top, ...parents]: FileSeed['layers'],
@@ -128,10 +155,4 @@ function attachLayer(
   if (image.edit === undefined) return new Disk(size, translator, source, { parent });
   const editor = driver.attachEditor(image, source, context, translator);
   return new Disk(size, translator, source, { edit: { editor, gate }, parent });
-}
-
-/** The disks of a tree, in the order of its files, attached in this thread: thread `thread` of the gate. */
-export function attachDisks(seed: TreeSeed, report: Report, thread: number): Disk[] {
-  const context = { pool: new PagePool(seed.pool), gate: new IoGate(seed.gate, thread), report };
-  return seed.files.map(({ layers, size }) => attachLayers(layers, size, context));
 }

@@ -52,7 +52,14 @@ const NONE = -1;
 export interface PagePoolSeed {
   readonly memory: SharedArrayBuffer;
   readonly slots: number;
+  /** How often each thread looked into a page: a row for each, in 64-bit floats. */
+  readonly looks: SharedArrayBuffer;
 }
+
+/** Threads that count looks in a row of their own: more than a mount has. */
+const LOOK_ROWS = 80;
+/** A row is a cache line. */
+const LOOK_STRIDE = 8;
 
 export class PagePool {
   readonly mutex: Mutex;
@@ -61,8 +68,11 @@ export class PagePool {
   readonly #control: Int32Array<SharedArrayBuffer>;
   readonly #slots: Int32Array<SharedArrayBuffer>;
   readonly #count: number;
+  readonly #looks: Float64Array<SharedArrayBuffer>;
+  readonly #row: number;
 
-  constructor(seed: PagePoolSeed) {
+  /** `thread` tells threads apart that count at once. */
+  constructor(seed: PagePoolSeed, thread = 0) {
     const slotsAt = CONTROL_WORDS * 4;
     const dataAt = slotsAt + seed.slots * SLOT_WORDS * 4;
     this.#count = seed.slots;
@@ -70,6 +80,8 @@ export class PagePool {
     this.#slots = new Int32Array(seed.memory, slotsAt, seed.slots * SLOT_WORDS);
     this.data = new Uint32Array(seed.memory, dataAt, seed.slots * PAGE_WORDS);
     this.mutex = new Mutex(this.#control, LOCK);
+    this.#looks = new Float64Array(seed.looks);
+    this.#row = (thread % LOOK_ROWS) * LOOK_STRIDE;
   }
 
   /** A pool of at most `bytes` (at least 16 pages). Made once, by the main thread; shared by its seed. */
@@ -79,10 +91,12 @@ export class PagePool {
     const control = new Int32Array(memory, 0, CONTROL_WORDS);
     control[HEAD] = NONE;
     control[TAIL] = NONE;
-    return { memory, slots };
+    return { memory, slots, looks: new SharedArrayBuffer(LOOK_ROWS * LOOK_STRIDE * 8) };
   }
 
+  /** A page was looked into. */
   touch(slot: number): void {
+    this.#looks[this.#row]! += 1;
     const at = slot * SLOT_WORDS + TOUCHED;
     if (this.#slots[at] === 0) this.#slots[at] = 1;
   }
@@ -129,9 +143,12 @@ export class PagePool {
     this.#slots[slot * SLOT_WORDS + DIRTY] = eighths;
   }
 
-  /** Loads, evictions, pages in use and pages that wait to be written, since the pool was made. */
-  counters(): { misses: number; evictions: number; pages: number; pinned: number } {
+  /** Looks that found their page present, loads and evictions since the pool was made; pages in use, and that wait to be written. */
+  counters(): { hits: number; misses: number; evictions: number; pages: number; pinned: number } {
+    // Who loads a page looks into it then.
+    const looks = this.#looks.reduce((sum, row) => sum + row, 0);
     return {
+      hits: Math.max(0, looks - Atomics.load(this.#control, MISSES)),
       misses: Atomics.load(this.#control, MISSES),
       evictions: Atomics.load(this.#control, EVICTIONS),
       pages: Atomics.load(this.#control, USED),

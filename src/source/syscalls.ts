@@ -234,6 +234,26 @@ export function receiveDescriptor(socket: number): number {
   return found ? control.readInt32LE(16) : -EINVAL;
 }
 
+const SO_PEERCRED = 17;
+
+/**
+ * getsockopt(2), SO_PEERCRED: the effective user ID of who connected to the other end of a unix socket. -errno; -ENOSYS
+ * without koffi.
+ */
+export function peerUser(socket: number): number {
+  // struct ucred: pid, uid, gid.
+  const credentials = new Uint32Array(3);
+  const status = call(
+    'int getsockopt(int fd, int level, int name, _Out_ uint32_t *value, _Inout_ uint32_t *length)',
+    socket,
+    SOL_SOCKET,
+    SO_PEERCRED,
+    credentials,
+    new Uint32Array([credentials.byteLength]),
+  );
+  return status < 0 ? status : credentials[1]!;
+}
+
 /** ioctl(2) with a pointer to one u32. Returns its result, or -errno. */
 export function ioctlWord(fd: number, request: number, word: number): number {
   return call('int ioctl(int fd, ulong request, uint32_t *argument)', fd, request, new Uint32Array([word]));

@@ -3,7 +3,7 @@
  * serves it until it is unmounted.
  */
 
-import type { TreeSeed } from '../fuse/tree.ts';
+import type { TreeChange, TreeSeed } from '../fuse/tree.ts';
 import type { Report } from '../image/driver.ts';
 
 export type TransportName = 'kernel' | 'fuse-native';
@@ -47,6 +47,19 @@ export type MountEnd =
       readonly abandoned?: boolean;
     };
 
+/** Changes what a mount shows while it serves. */
+export interface LiveTree {
+  /**
+   * Changes the tree in every thread that serves: from now on each answers by the new one. Fulfilled when none is still
+   * at a request that it began by the old one.
+   */
+  change(change: TreeChange): Promise<void>;
+  /** Tells the kernel that a name is gone, and who watches the directory with it. Fulfilled when it knows. */
+  forgetName(name: string, node: number): Promise<void>;
+  /** Makes the kernel write back and forget what it holds of a file's bytes. Fulfilled when that is done. */
+  forgetPages(node: number): Promise<void>;
+}
+
 export interface Mount {
   /** Settled once, when nothing is served any more. Never rejects. */
   readonly ended: Promise<MountEnd>;
@@ -66,6 +79,8 @@ export interface Mount {
    * last call. A thread that waits for requests answers.
    */
   isAnswering(): boolean;
+  /** Undefined where the transport cannot do that. */
+  readonly live?: LiveTree;
 }
 
 export interface Transport {

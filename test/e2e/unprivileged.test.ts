@@ -1,8 +1,9 @@
 /** Mounting as a user without privileges, through fusermount3. */
 
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { ControlClient } from '../../src/control/client.ts';
 import { gateOf, isRunning, must, type Ran, until } from '../support/machine.ts';
 import { Stage } from '../support/mount.ts';
 import { TO_BE_A_USER, USER as UID, User } from '../support/user.ts';
@@ -56,6 +57,31 @@ describe(gate.title('a mount of an ordinary user'), { skip: gate.skip }, () => {
     await until('the daemon ends', () => !isRunning(pid));
     expect(mountAt(mountpoint)).toBeUndefined();
     expect(existsSync(pidFile)).toBe(false);
+  });
+
+  it('is controlled through a socket of its own, by its user and by root', async () => {
+    const mountpoint = await mountpointOfUser();
+    const runtime = join(home, 'run');
+    const vdisk = join(program, '..', 'vdisk');
+    const inRuntime = (...args: string[]): Promise<Ran> =>
+      asUser('env', [`XDG_RUNTIME_DIR=${runtime}`, ...args]);
+    expect((await asUser('mkdir', ['-m', '700', runtime])).status).toBe(0);
+    expect((await inRuntime(program, image, mountpoint)).status).toBe(0);
+    const [name] = readdirSync(join(runtime, 'vdisk-mount'));
+    const socket = join(runtime, 'vdisk-mount', name!);
+    expect([statSync(socket).mode & 0o777, statSync(socket).uid]).toEqual([0o600, UID]);
+    expect(statSync(join(runtime, 'vdisk-mount')).mode & 0o777).toBe(0o700);
+    expect((await inRuntime(vdisk, 'list')).stdout).toContain(`${mountpoint}  (pid `);
+    const client = await ControlClient.connect(socket);
+    expect((await client!.ask('state', {})).mountpoint).toBe(mountpoint);
+    client!.close();
+    expect(await inRuntime(vdisk, 'flush', mountpoint)).toMatchObject({ status: 0, stderr: '' });
+    expect(await inRuntime(vdisk, 'unmount', '--wait', mountpoint)).toMatchObject({ status: 0, stderr: '' });
+    expect(mountAt(mountpoint)).toBeUndefined();
+    expect(existsSync(socket)).toBe(false);
+    // Without a runtime directory the mount is made all the same.
+    expect((await asUser('env', ['-u', 'XDG_RUNTIME_DIR', program, image, mountpoint])).stderr).toBe('');
+    expect((await asUser('fusermount3', ['-u', mountpoint])).status).toBe(0);
   });
 
   it('ends after SIGTERM', async () => {

@@ -179,6 +179,7 @@ export function handlersOf(fs: FileSystem, log: TransportLog): NativeHandlers {
       const root = statOf(directory);
       const stats = [root, root];
       for (const entry of fs.entries) {
+        if (entry === undefined) continue;
         names.push(entry.name.toString());
         stats.push({ ...root, mode: entry.mode, ino: entry.node });
       }

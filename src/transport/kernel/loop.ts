@@ -15,6 +15,8 @@ export interface LoopHooks {
   readonly failed: (problem: unknown) => void;
   /** The kernel should forget the name of this node. */
   readonly outgrown: (node: number) => void;
+  /** Called before each request: reads what the main thread has to say. */
+  readonly refresh: () => void;
   /** Called with each request and its outcome while tracing, else undefined. */
   readonly trace: ((line: string) => void) | undefined;
 }
@@ -78,6 +80,7 @@ export function serve(fd: number, responder: Responder, hooks: LoopHooks): LoopE
     status.begin(request.opcode, request.uniqueLow, request.uniqueHigh);
     let size: number;
     try {
+      hooks.refresh();
       size = responder.answer(length);
     } catch (problem) {
       size = responder.answerFailure();

@@ -1,9 +1,13 @@
 /** Notifications: what the kernel is told without having asked (see abi.ts). */
 
 import {
+  NOTIFY_DELETE,
   NOTIFY_INVAL_ENTRY,
+  NOTIFY_INVAL_INODE,
   NOTIFY_STORE,
+  NotifyDeleteOut,
   NotifyInvalEntryOut,
+  NotifyInvalInodeOut,
   NotifyStoreOut,
   ReplyHeader,
   ROOT_NODE,
@@ -39,5 +43,24 @@ export function forgetNotice(name: string): Uint8Array {
   const entry = { parent: BigInt(ROOT_NODE), namelen: bytes.length - 1, flags: 0 };
   NotifyInvalEntryOut.encode(entry, notice, BODY);
   notice.set(bytes, BODY + NotifyInvalEntryOut.size);
+  return notice;
+}
+
+/** The notification that a name is gone from the root directory, and the file `node` with it. */
+export function deletedNotice(name: string, node: number): Uint8Array {
+  const bytes = Buffer.from(`${name}\0`);
+  const notice = new Uint8Array(BODY + NotifyDeleteOut.size + bytes.length);
+  ReplyHeader.encode({ len: notice.length, error: NOTIFY_DELETE, unique: 0n }, notice);
+  const entry = { parent: BigInt(ROOT_NODE), child: BigInt(node), namelen: bytes.length - 1, padding: 0 };
+  NotifyDeleteOut.encode(entry, notice, BODY);
+  notice.set(bytes, BODY + NotifyDeleteOut.size);
+  return notice;
+}
+
+/** The notification that all pages of a node are to be forgotten. */
+export function pagesNotice(node: number): Uint8Array {
+  const notice = new Uint8Array(BODY + NotifyInvalInodeOut.size);
+  ReplyHeader.encode({ len: notice.length, error: NOTIFY_INVAL_INODE, unique: 0n }, notice);
+  NotifyInvalInodeOut.encode({ ino: BigInt(node), off: 0n, len: 0n }, notice, BODY);
   return notice;
 }

@@ -5,7 +5,7 @@
  */
 
 import { constants } from 'node:fs';
-import { E2BIG, EINVAL, EIO, ENODATA, ENOSPC, ENOSYS, ERANGE } from '../../base/errno.ts';
+import { E2BIG, EINVAL, EIO, ENODATA, ENOENT, ENOSPC, ENOSYS, ERANGE } from '../../base/errno.ts';
 import { roundUp } from '../../base/units.ts';
 import {
   Dirent,
@@ -109,8 +109,8 @@ export class Responder {
   readonly #attr = new Attributes();
   readonly #entries: (OpcodeEntry | undefined)[] = [];
 
-  /** `pastEnd` is PastEnd.seed for the nodes of `fs`, the same for all threads of a mount. */
-  constructor(fs: FileSystem, pastEnd: SharedArrayBuffer = PastEnd.seed(fs.lastNode)) {
+  /** `pastEnd` is PastEnd.seed for the slots of `fs`, the same for all threads of a mount. */
+  constructor(fs: FileSystem, pastEnd: SharedArrayBuffer = PastEnd.seed(fs.members.capacity)) {
     this.fs = fs;
     this.#pastEnd = new PastEnd(pastEnd);
     this.request = new RequestBuffer(fs.writable);
@@ -178,7 +178,7 @@ export class Responder {
 
   /** A write reached past the end of the disk. */
   #noSpace(cached: boolean): number {
-    if (cached) this.#pastEnd.refused(this.request.node);
+    if (cached) this.#pastEnd.refused(this.fs.slotOf(this.request.node));
     return -ENOSPC;
   }
 
@@ -216,7 +216,7 @@ export class Responder {
     if (status < 0) return status;
     const length = this.#putAttrOut();
     if (size !== undefined) {
-      this.#pastEnd.settled(this.request.node);
+      this.#pastEnd.settled(this.fs.slotOf(this.request.node));
       if (size < this.#attr.size) this.#forgetPages();
     }
     return length;
@@ -241,7 +241,7 @@ export class Responder {
   }
 
   forget(): number {
-    this.#pastEnd.settled(this.request.node);
+    this.#pastEnd.settled(this.fs.slotOf(this.request.node));
     return SILENT;
   }
 
@@ -249,7 +249,9 @@ export class Responder {
   batchForget(): number {
     const held = Math.floor((this.request.bodyLength - 8) / 16);
     const count = Math.min(this.request.u32(0), held);
-    for (let index = 0; index < count; index += 1) this.#pastEnd.settled(this.request.u64(8 + index * 16));
+    for (let index = 0; index < count; index += 1) {
+      this.#pastEnd.settled(this.fs.slotOf(this.request.u64(8 + index * 16)));
+    }
     return SILENT;
   }
 
@@ -257,7 +259,7 @@ export class Responder {
   getattr(): number {
     const byHandle = (this.request.u32(GetattrIn.at.getattrFlags) & FUSE_GETATTR_FH) !== 0;
     const writer = byHandle && this.request.isToWrite(GetattrIn.at.fh);
-    return writer && this.#pastEnd.owes(this.request.node) ? -ENOSPC : this.#putAttrOut();
+    return writer && this.#pastEnd.owes(this.fs.slotOf(this.request.node)) ? -ENOSPC : this.#putAttrOut();
   }
 
   #putAttrOut(): number {
@@ -269,7 +271,8 @@ export class Responder {
     const flags = this.request.u32(0);
     const handle = this.fs.open(this.request.node, flags);
     if (handle < 0) return handle;
-    this.#pastEnd.opened(this.request.node);
+    // It leaves at this very moment.
+    if (!this.fs.members.open(this.fs.slotOf(this.request.node))) return -ENOENT;
     const cache = this.fs.isShared(this.request.node) ? FOPEN_DIRECT_IO : FOPEN_KEEP_CACHE;
     const writes = (flags & O_ACCMODE) !== 0;
     return writes
@@ -278,13 +281,19 @@ export class Responder {
   }
 
   release(): number {
-    if (this.#pastEnd.closed(this.request.node)) this.outgrown = this.request.node;
+    const slot = this.fs.slotOf(this.request.node);
+    if (slot < 0) return 0;
+    this.fs.members.close(slot);
+    if (this.fs.members.opens(slot) === 0 && this.#pastEnd.isOutgrown(slot))
+      this.outgrown = this.request.node;
     return 0;
   }
 
   opendir(): number {
     const status = this.fs.opendir(this.request.node);
-    return status < 0 ? status : this.reply.putOpen(0, FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR);
+    // What the kernel has kept of the directory tells nothing of files that joined.
+    const cache = this.fs.hasChanged ? 0 : FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR;
+    return status < 0 ? status : this.reply.putOpen(0, cache);
   }
 
   readdir(plus: boolean): number {
@@ -295,6 +304,7 @@ export class Responder {
     let used = 0;
     for (let cookie = this.request.u64(ReadIn.at.offset); cookie < last; cookie += 1) {
       const entry = entries[cookie - DOTS.length];
+      if (entry === undefined && cookie >= DOTS.length) continue;
       const name = entry === undefined ? DOTS[cookie]! : entry.name;
       const bytes = extra + roundUp(Dirent.size + name.length, 8);
       if (used + bytes > size) break;

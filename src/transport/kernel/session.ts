@@ -4,19 +4,21 @@
  */
 
 import { closeSync, openSync, writeFileSync, writeSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Worker } from 'node:worker_threads';
 import { EIO } from '../../base/errno.ts';
 import { ImageError } from '../../base/errors.ts';
 import { DEVICE_CLONE, ReplyHeader, ROOT_NODE } from '../../fuse/abi.ts';
-import { isWritable, namesOf } from '../../fuse/tree.ts';
+import { Members } from '../../fuse/members.ts';
+import { isWritable, namesOf, type TreeChange } from '../../fuse/tree.ts';
 import type { Report } from '../../image/driver.ts';
 import { reportOnce } from '../../image/report-once.ts';
 import { ioctlWord } from '../../source/syscalls.ts';
 import { findMount } from '../mountinfo.ts';
-import type { Mount, MountEnd, MountRequest, Transport } from '../transport.ts';
+import type { LiveTree, Mount, MountEnd, MountRequest, Transport } from '../transport.ts';
 import { shakeHands } from './handshake.ts';
 import { type MountedDevice, mountDevice } from './mounter.ts';
-import { forgetNotice } from './notices.ts';
+import { deletedNotice, forgetNotice, pagesNotice } from './notices.ts';
 import { PastEnd } from './past-end.ts';
 import { makeStatus, WorkerStatus } from './status.ts';
 import type { NoticeInput, WorkerInput, WorkerMessage } from './worker.ts';
@@ -34,6 +36,12 @@ const DIRTY_PERCENT = 50;
 
 /** A worker that dies again and again takes the mount down rather than the machine. */
 const MAX_REPLACEMENTS = 16;
+
+/** How often it is looked whether the workers are done with what they were at. */
+const PASS_MS = 1;
+
+/** So long the thread that sends notifications stays for the next one. */
+const NOTIFIER_MS = 1000;
 
 /** How long workers get to see that the mount is over before they are ended. */
 const ABANDON_MS = 1000;
@@ -80,7 +88,15 @@ function raiseLimits(mountpoint: string, writable: boolean): void {
   set('strict_limit', 0);
 }
 
-class Session implements Mount {
+/** A thread that sends notifications. */
+interface Notifier {
+  readonly worker: Worker;
+  /** Who waits for each of those that are under way, in order. */
+  readonly waiting: (() => void)[];
+  idle: NodeJS.Timeout | undefined;
+}
+
+class Session implements Mount, LiveTree {
   readonly ended: Promise<MountEnd>;
   /** Fulfilled when every worker is about to read the device. */
   readonly serving: Promise<void>;
@@ -88,12 +104,17 @@ class Session implements Mount {
   readonly #request: MountRequest;
   readonly #status: SharedArrayBuffer;
   readonly #pastEnd: SharedArrayBuffer;
+  readonly #members: Members;
+  /** What has changed since the tree was made: workers that are started later get it first. */
+  #changes: TreeChange[] = [];
+  readonly #names: Map<number, string>;
   /** Each worker tells a damage once: so many times it comes here. */
   readonly #damaged: Report;
   readonly #devices: readonly number[];
   readonly #workers = new Set<Worker>();
   /** What each worker was in at the last look of `isAnswering`. */
   #seen: readonly (string | undefined)[] = [];
+  #notifier: Notifier | undefined;
   #running = 0;
   #waiting: number;
   #replacements = 0;
@@ -106,7 +127,11 @@ class Session implements Mount {
     this.#mounted = mounted;
     this.#request = request;
     this.#status = makeStatus(request.threads);
-    this.#pastEnd = PastEnd.seed(ROOT_NODE + namesOf(request.tree).length);
+    this.#members = new Members(request.tree.members);
+    this.#pastEnd = PastEnd.seed(this.#members.capacity);
+    // The root has no name.
+    const names = request.tree.shape === 'file' ? [] : namesOf(request.tree);
+    this.#names = new Map(names.map((name, at) => [ROOT_NODE + 1 + at, name]));
     this.#damaged = reportOnce(request.log.warn);
     this.#waiting = request.threads;
     this.#devices = Array.from({ length: request.threads }, (_, index) =>
@@ -132,12 +157,43 @@ class Session implements Mount {
     return this.#seen.some((stage, index) => stage === undefined || stage !== before[index]);
   }
 
+  get live(): LiveTree {
+    return this;
+  }
+
+  async change(change: TreeChange): Promise<void> {
+    if (change.kind === 'join') {
+      new PastEnd(this.#pastEnd).settled(change.slot);
+      this.#names.set(change.node, change.file.name);
+    }
+    this.#changes = following(this.#changes, change);
+    for (const worker of this.#workers) worker.postMessage(change);
+    this.#members.announce();
+    const busy = this.#devices
+      .map((_, index) => new WorkerStatus(this.#status, index))
+      .filter((status) => status.isBusy)
+      .map((status) => ({ status, since: status.requests }));
+    for (const { status, since } of busy) {
+      while (status.isBusy && status.requests === since && this.#running > 0) await delay(PASS_MS);
+    }
+  }
+
+  async forgetName(name: string, node: number): Promise<void> {
+    this.#names.delete(node);
+    await this.#notify(deletedNotice(name, node));
+  }
+
+  async forgetPages(node: number): Promise<void> {
+    await this.#notify(pagesNotice(node));
+  }
+
   #start(index: number): void {
     const { tree, trace, log } = this.#request;
     const worker: Worker = takeWorker();
     const device = this.#devices[index]!;
     const status = this.#status;
-    const input: WorkerInput = { index, device, tree, status, pastEnd: this.#pastEnd, trace };
+    const changes = this.#changes;
+    const input: WorkerInput = { index, device, tree, changes, status, pastEnd: this.#pastEnd, trace };
     this.#workers.add(worker);
     let done = false;
     let fault = 'it ended without a word';
@@ -149,7 +205,7 @@ class Session implements Mount {
       } else if (message.kind === 'outgrown') this.#forget(message.node);
       else if (message.kind === 'damage') this.#damaged(message.text);
       else if (message.kind === 'defect') log.error(`internal error, answered with EIO: ${message.text}`);
-      else {
+      else if (message.kind === 'ended') {
         done = true;
         if (message.how === 'aborted') this.#end = { how: 'aborted' };
       }
@@ -161,6 +217,7 @@ class Session implements Mount {
       this.#workers.delete(worker);
       this.#running -= 1;
       if (!done && this.#end.how !== 'failed') this.#replace(index, fault);
+      if (this.#workers.size === 0) this.#dismissNotifier();
       if (this.#running === 0) this.#finish();
     });
     worker.postMessage(input);
@@ -171,19 +228,50 @@ class Session implements Mount {
    * have yet to answer, and this thread must be there for a worker that dies.
    */
   #forget(node: number): void {
-    const { tree, log } = this.#request;
-    const name = namesOf(tree)[node - ROOT_NODE - 1];
+    const name = this.#names.get(node);
     // The root has no name: its size stays wrong until it is truncated to what it was.
-    if (tree.shape === 'file' || name === undefined) return;
+    if (name === undefined) return;
     this.#damaged(`${name}: somebody wrote past the end of the disk`);
-    const worker = takeWorker();
+    void this.#notify(forgetNotice(name));
+  }
+
+  /** Sends a notification that may have to wait for the workers. Fulfilled when it was sent, or could not be. */
+  #notify(notice: Uint8Array): Promise<void> {
+    if (this.#workers.size === 0) return Promise.resolve();
+    this.#notifier ??= this.#startNotifier();
+    this.#notifier.worker.postMessage({ device: this.#devices[0]!, notice } satisfies NoticeInput);
+    return new Promise((resolve) => this.#notifier!.waiting.push(resolve));
+  }
+
+  #startNotifier(): Notifier {
+    const notifier: Notifier = { worker: takeWorker(), waiting: [], idle: undefined };
+    const { worker, waiting } = notifier;
     this.#running += 1;
-    worker.on('error', (problem) => log.error(`a notification failed: ${String(problem)}`));
+    worker.on('message', ({ kind }: WorkerMessage) => {
+      if (kind !== 'notified') return;
+      clearTimeout(notifier.idle);
+      waiting.shift()?.();
+      if (waiting.length > 0) return;
+      if (this.#workers.size === 0) this.#dismissNotifier();
+      else notifier.idle = setTimeout(() => this.#dismissNotifier(), NOTIFIER_MS);
+    });
+    worker.on('error', (problem) => this.#request.log.error(`a notification failed: ${String(problem)}`));
     worker.on('exit', () => {
+      if (this.#notifier === notifier) this.#notifier = undefined;
+      for (const resolve of waiting.splice(0)) resolve();
       this.#running -= 1;
       if (this.#running === 0) this.#finish();
     });
-    worker.postMessage({ device: this.#devices[0]!, notice: forgetNotice(name) } satisfies NoticeInput);
+    return notifier;
+  }
+
+  /** Ends the thread that sends notifications, unless it is at one: that one ends with the mount. */
+  #dismissNotifier(): void {
+    const notifier = this.#notifier;
+    if (notifier === undefined || notifier.waiting.length > 0) return;
+    clearTimeout(notifier.idle);
+    this.#notifier = undefined;
+    void notifier.worker.terminate();
   }
 
   /** Answers for a worker that died, and puts another in its place. */
@@ -226,6 +314,15 @@ class Session implements Mount {
     for (const device of new Set(this.#devices)) closeSync(device);
     this.#settle(this.#end);
   }
+}
+
+/** `changes`, and then `change`: what joined and left again is in none of them. */
+function following(changes: readonly TreeChange[], change: TreeChange): TreeChange[] {
+  if (change.kind === 'join') return [...changes, change];
+  const joined = (slot: number): boolean => changes.some((one) => one.kind === 'join' && one.slot === slot);
+  const slots = change.slots.filter((slot) => !joined(slot));
+  const kept = changes.filter((one) => one.kind !== 'join' || !change.slots.includes(one.slot));
+  return slots.length === 0 ? kept : [...kept, { kind: 'leave', slots }];
 }
 
 /** Another descriptor of the same connection, with a queue of its own; the same one where that is not to be had. */

@@ -15,7 +15,7 @@ export function makeStatus(workers: number): SharedArrayBuffer {
 }
 
 export class WorkerStatus {
-  readonly #words: Uint32Array;
+  readonly #words: Uint32Array<SharedArrayBuffer>;
 
   constructor(memory: SharedArrayBuffer, worker: number) {
     this.#words = new Uint32Array(memory, worker * WORDS * 4, WORDS);
@@ -25,12 +25,13 @@ export class WorkerStatus {
     this.#words[OPCODE] = opcode;
     this.#words[UNIQUE_LOW] = uniqueLow;
     this.#words[UNIQUE_HIGH] = uniqueHigh;
-    this.#words[BUSY] = 1;
+    // The others see that it is busy before it looks at what they share.
+    Atomics.store(this.#words, BUSY, 1);
   }
 
   end(): void {
-    this.#words[BUSY] = 0;
     this.#words[REQUESTS]! += 1;
+    Atomics.store(this.#words, BUSY, 0);
   }
 
   /** The request that was begun and not ended, if there is one. */
@@ -47,6 +48,11 @@ export class WorkerStatus {
   get stage(): string | undefined {
     const request = this.unanswered();
     return request === undefined ? undefined : `${request.high}:${request.low}:${this.requests}`;
+  }
+
+  /** Whether a request is being answered. */
+  get isBusy(): boolean {
+    return Atomics.load(this.#words, BUSY) !== 0;
   }
 
   /** Requests answered since the mount was made, modulo 2^32. */

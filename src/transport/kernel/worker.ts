@@ -4,27 +4,29 @@
  */
 
 import { writeSync } from 'node:fs';
-import { parentPort } from 'node:worker_threads';
+import { parentPort, receiveMessageOnPort } from 'node:worker_threads';
 import { FileSystem } from '../../fuse/filesystem.ts';
-import type { TreeSeed } from '../../fuse/tree.ts';
+import type { TreeChange, TreeSeed } from '../../fuse/tree.ts';
 import { reportOnce } from '../../image/report-once.ts';
 import { becomeIoFlusher } from '../../source/syscalls.ts';
 import { type LoopEnd, serve } from './loop.ts';
 import { Responder } from './responder.ts';
 import { WorkerStatus } from './status.ts';
 
-/** The one message that a worker gets, */
+/** The first message that a worker gets; then changes of the tree come; */
 export interface WorkerInput {
   readonly index: number;
   readonly device: number;
   readonly tree: TreeSeed;
+  /** What has changed since `tree` was made. */
+  readonly changes: readonly TreeChange[];
   readonly status: SharedArrayBuffer;
   /** See past-end.ts. */
   readonly pastEnd: SharedArrayBuffer;
   readonly trace: boolean;
 }
 
-/** or this: it has nothing to do but to send a notification that may have to wait for the other workers. */
+/** or only such: it has nothing to do but to send notifications that may have to wait for the other workers. */
 export interface NoticeInput {
   readonly device: number;
   readonly notice: Uint8Array;
@@ -39,6 +41,8 @@ export type WorkerMessage =
   | { readonly kind: 'defect'; readonly text: string }
   /** The kernel should forget the name of a file: its size is wrong. */
   | { readonly kind: 'outgrown'; readonly node: number }
+  /** A notification was sent, or could not be. */
+  | { readonly kind: 'notified' }
   | { readonly kind: 'ended'; readonly how: LoopEnd };
 
 const port = parentPort!;
@@ -50,6 +54,7 @@ function notify({ device, notice }: NoticeInput): void {
   } catch {
     // The kernel knows nothing of the name, or the mount has ended.
   }
+  tell({ kind: 'notified' });
 }
 
 function run(input: WorkerInput): void {
@@ -58,6 +63,19 @@ function run(input: WorkerInput): void {
     reportOnce((text) => tell({ kind: 'damage', text })),
     input.index,
   );
+  for (const change of input.changes) fs.change(change);
+  let seen = fs.members.generation;
+  // This thread never comes back to its event loop: messages wait until they are fetched.
+  const refresh = (): void => {
+    const generation = fs.members.generation;
+    if (generation === seen) return;
+    seen = generation;
+    for (;;) {
+      const change = receiveMessageOnPort(port)?.message as TreeChange | undefined;
+      if (change === undefined) return;
+      fs.change(change);
+    }
+  };
   // Where it is not permitted, the mount's own limit on dirty pages keeps us from the worst.
   if (fs.writable) becomeIoFlusher();
   tell({ kind: 'serving' });
@@ -67,6 +85,7 @@ function run(input: WorkerInput): void {
       const text = problem instanceof Error ? (problem.stack ?? problem.message) : String(problem);
       tell({ kind: 'defect', text });
     },
+    refresh,
     outgrown: (node) => tell({ kind: 'outgrown', node }),
     trace: input.trace ? (line) => writeSync(2, `[${input.index}] ${line}\n`) : undefined,
   });
@@ -74,6 +93,8 @@ function run(input: WorkerInput): void {
 }
 
 port.once('message', (input: WorkerInput | NoticeInput) => {
-  if ('notice' in input) notify(input);
-  else run(input);
+  if ('notice' in input) {
+    notify(input);
+    port.on('message', notify);
+  } else run(input);
 });

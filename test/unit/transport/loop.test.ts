@@ -64,6 +64,7 @@ function serveAll(responder: Responder, messages: readonly Buffer[]): Served {
       failed: (problem) => {
         problems.push(problem);
       },
+      refresh: () => {},
       outgrown: (node) => {
         outgrown.push(node);
       },
@@ -159,6 +160,7 @@ describe.skipIf(without !== '')(`the loop of a worker${without}`, () => {
       status,
       failed: () => {},
       outgrown: () => {},
+      refresh: () => {},
       trace: undefined,
     };
     const responder = new Responder(trees.fileSystem([]));

@@ -3,6 +3,7 @@
 import { EventEmitter } from 'node:events';
 import { closeSync, readSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { Members } from '../../../src/fuse/members.ts';
 import { haveSyscalls, socketPair } from '../../../src/source/syscalls.ts';
 import { kernelTransport } from '../../../src/transport/kernel/session.ts';
 import { WorkerStatus } from '../../../src/transport/kernel/status.ts';
@@ -16,12 +17,17 @@ class PretendedWorker extends EventEmitter {
     this.input = input;
     this.emit('message', { kind: 'serving' });
   }
+
+  async terminate(): Promise<void> {
+    state.terminated.push(this);
+  }
 }
 
 const state = vi.hoisted(() => ({
   device: -1,
   unmounts: [] as string[],
   workers: [] as unknown[],
+  terminated: [] as unknown[],
 }));
 
 vi.mock('../../../src/transport/kernel/mounter.ts', () => ({
@@ -57,12 +63,19 @@ describe.skipIf(!haveSyscalls())('session (needs koffi: a socket pair stands for
     [kernel, state.device] = pair;
     state.unmounts = [];
     state.workers = [];
+    state.terminated = [];
     errors = [];
     const silent = (): void => {};
     const request = {
       mountpoint: '/nowhere/at/all',
       threads: 1,
-      tree: { shape: 'directory', files: [{ name: 'a.raw', writable }], windows: [], sync: false },
+      tree: {
+        shape: 'directory',
+        files: [{ name: 'a.raw', writable }],
+        windows: [],
+        sync: false,
+        members: Members.seed(1, 1),
+      },
       trace: false,
       log: { debug: silent, warn: silent, error: (text: string) => errors.push(text) },
     } as unknown as MountRequest;
@@ -156,6 +169,63 @@ describe.skipIf(!haveSyscalls())('session (needs koffi: a socket pair stands for
     worker(1).emit('exit', 0);
     expect(await mount.ended).toEqual({ how: 'unmounted' });
     expect(errors).toEqual([]);
+  });
+
+  it('sends notifications through one thread, which ends with the mount', async () => {
+    const told: string[] = [];
+    void mount.live!.forgetName('a.raw', 2).then(() => told.push('name'));
+    void mount.live!.forgetPages(2).then(() => told.push('pages'));
+    expect(state.workers).toHaveLength(2);
+    const { notice } = worker(1).input as unknown as { notice: Uint8Array };
+    expect(Buffer.from(notice).toString('hex')).toBe(
+      [
+        '28000000' + '02000000', // len 40, FUSE_NOTIFY_INVAL_INODE
+        '0000000000000000', // unique
+        '0200000000000000', // node
+        '0000000000000000' + '0000000000000000', // from 0 to the end
+      ].join(''),
+    );
+    worker(1).emit('message', { kind: 'notified' });
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(told).toEqual(['name']);
+    worker(0).emit('message', { kind: 'ended', how: 'unmounted' });
+    worker(0).emit('exit', 0);
+    expect(state.terminated).toEqual([]);
+    worker(1).emit('message', { kind: 'notified' });
+    expect(state.terminated).toEqual([worker(1)]);
+    worker(1).emit('exit', 0);
+    expect(await mount.ended).toEqual({ how: 'unmounted' });
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(told).toEqual(['name', 'pages']);
+  });
+
+  it('waits until no worker is at what it began before a change', async () => {
+    const status = new WorkerStatus(worker(0).input!.status, 0);
+    const change = (): { passed: boolean } => {
+      const state = { passed: false };
+      void mount.live!.change({ kind: 'leave', slots: [0] }).then(() => {
+        state.passed = true;
+      });
+      return state;
+    };
+    const soon = () => new Promise((resolve) => setTimeout(resolve, 20));
+    const idle = change();
+    await soon();
+    expect(idle.passed).toBe(true);
+    status.begin(15, 1, 0);
+    const busy = change();
+    await soon();
+    expect(busy.passed).toBe(false);
+    status.end();
+    status.begin(15, 2, 0);
+    await soon();
+    expect(busy.passed).toBe(true);
+    // Who is started later is told all that has changed.
+    worker(0).emit('exit', 1);
+    expect(worker(1).input!.changes).toEqual([
+      { kind: 'leave', slots: [0] },
+      { kind: 'leave', slots: [0] },
+    ]);
   });
 
   it('ends with its last worker, and does not replace one that ended as it should', async () => {

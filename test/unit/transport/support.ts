@@ -16,6 +16,7 @@ import { expect } from 'vitest';
 import { rawDriver } from '../../../src/formats/raw/driver.ts';
 import { Counters } from '../../../src/fuse/counters.ts';
 import { FileSystem } from '../../../src/fuse/filesystem.ts';
+import { Members } from '../../../src/fuse/members.ts';
 import { FileTimes, timeOf } from '../../../src/fuse/times.ts';
 import type { FileSeed, TreeSeed, WindowSeed } from '../../../src/fuse/tree.ts';
 import { IoGate } from '../../../src/shared/io-gate.ts';
@@ -80,6 +81,7 @@ export class Trees {
         .buffer as SharedArrayBuffer,
       gate: IoGate.seed(THREADS + 2),
       counters: Counters.seed(THREADS + 2, files.length + windows.length),
+      members: Members.seed(files.length + windows.length, files.length + windows.length),
       sync,
       times: FileTimes.seed(seeds.length),
       uid: UID,

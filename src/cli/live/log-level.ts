@@ -1,0 +1,31 @@
+/** `vdisk log-level`: how much a running daemon logs. */
+
+import type { Argv } from 'yargs';
+import { LOG_LEVELS, type LogLevel } from '../../control/protocol.ts';
+import { type Command, OK } from '../command.ts';
+import { takeMount, withMount } from './find.ts';
+
+function takeLevelArguments(command: Argv): void {
+  takeMount(command)
+    .positional('level', {
+      type: 'string',
+      choices: LOG_LEVELS,
+      demandOption: true,
+      describe: 'from which severity on',
+    })
+    .example('$0 log-level /mnt/img debug', 'as if it had been mounted with --verbose');
+}
+
+async function logLevel(parsed: Record<string, unknown>): Promise<number> {
+  const level = parsed['level'] as LogLevel;
+  const { before } = await withMount(parsed['mount'], ({ client }) => client.ask('log-level', { level }));
+  process.stdout.write(`${before} → ${level}\n`);
+  return OK;
+}
+
+export const logLevelCommand: Command = {
+  usage: 'log-level <mount> <level>',
+  describe: 'set how much a running mount logs',
+  take: takeLevelArguments,
+  run: logLevel,
+};

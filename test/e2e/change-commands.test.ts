@@ -132,7 +132,7 @@ describe('commands that change images', () => {
       const path = stage.makeFile('large.raw', '');
       truncateSync(path, 64 * MIB);
       // Data all over, so that it takes a while.
-      writeFileSync(path, Buffer.alloc(600 * MIB, 1));
+      writeFileSync(path, Buffer.alloc(200 * MIB, 1));
       const child = spawn(VDISK, ['compact', '--progress=json', path], {
         stdio: ['ignore', 'ignore', 'pipe'],
       });

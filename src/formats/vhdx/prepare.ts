@@ -26,7 +26,7 @@ export interface VhdxEdit extends TableEditSeed {
 const CAN_BE_READ = 'It can be read: mount it with -o ro.';
 
 /** Sequence numbers from here on leave no room for those that a mount uses. */
-const SEQUENCE_LIMIT = 2n ** 63n;
+export const SEQUENCE_LIMIT = 2n ** 63n;
 
 /**
  * Looks through the BAT for what must not be written to, and finds the free space of the file. No BAT has more

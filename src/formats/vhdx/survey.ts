@@ -4,7 +4,7 @@
  */
 
 import { ImageError } from '../../base/errors.ts';
-import { type ByteCount, type HostOffset, hex, MIB } from '../../base/units.ts';
+import { type ByteCount, type HostOffset, hex, MIB, roundDown } from '../../base/units.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import {
   type BatGeometry,
@@ -19,6 +19,7 @@ import {
 import {
   BAT_ENTRY_BYTES,
   FULLY_PRESENT,
+  LOG_SECTOR,
   NOT_PRESENT,
   PARTIALLY_PRESENT,
   UNDEFINED,
@@ -29,6 +30,8 @@ import {
 
 /** Entries read at once. */
 const PIECE_ENTRIES = 8192;
+/** Entries of a 4 KiB sector. */
+const SECTOR_ENTRIES = LOG_SECTOR / BAT_ENTRY_BYTES;
 const RESERVED_BITS = 0xffff8;
 
 /** What is told about entries; either may throw to end the search. */
@@ -149,28 +152,46 @@ export function surveyBat(source: BlockSource, bat: BatGeometry, findings: Entry
   return { used: used.bits, end: used.end, fileMib, allocated, complete: present === blocks };
 }
 
+/**
+ * Calls `each` with pieces of the BAT: the first entry, how many, and both halves of each, low first. Holes of the file,
+ * whose entries are 0, may be left out. `entries`: how many there are. Throws ImageError where it cannot be read.
+ */
+export function eachPiece(
+  source: BlockSource,
+  at: HostOffset,
+  entries: number,
+  each: (first: number, count: number, halves: Uint32Array) => void,
+): void {
+  const bytes = new Uint8Array(PIECE_ENTRIES * BAT_ENTRY_BYTES);
+  // Node runs on little-endian Linux only.
+  const halves = new Uint32Array(bytes.buffer);
+  for (let first = 0; first < entries; first += PIECE_ENTRIES) {
+    // A BAT for 64 TiB is mostly a hole.
+    const data = source.nextData((at + first * BAT_ENTRY_BYTES) as HostOffset) - at;
+    first = Math.max(first, roundDown(Math.floor(data / BAT_ENTRY_BYTES), SECTOR_ENTRIES));
+    if (first >= entries) return;
+    const host = (at + first * BAT_ENTRY_BYTES) as HostOffset;
+    const count = Math.min(PIECE_ENTRIES, entries - first);
+    const length = count * BAT_ENTRY_BYTES;
+    const moved = source.readAt(bytes, 0, length, host);
+    if (moved !== length) {
+      throw new ImageError(
+        'io',
+        `VHDX BAT at ${hex(host)}: expected ${length} bytes, the read gave ${moved}`,
+      );
+    }
+    each(first, count, halves);
+  }
+}
+
 /** Calls `each` with both halves of every entry but those of absent blocks: 0, and ZERO, with which QEMU fills a new BAT. */
 function eachEntry(
   source: BlockSource,
   bat: BatGeometry,
   each: (entry: number, low: number, high: number) => void,
 ): void {
-  const bytes = new Uint8Array(PIECE_ENTRIES * BAT_ENTRY_BYTES);
-  // Halves, low first: Node runs on little-endian Linux only.
-  const halves = new Uint32Array(bytes.buffer);
   const stride = 2 ** bat.chunkShift + 1;
-  for (let first = 0; first < bat.entries; first += PIECE_ENTRIES) {
-    // A BAT for 64 TiB is mostly a hole.
-    const data = source.nextData((bat.at + first * BAT_ENTRY_BYTES) as HostOffset) - bat.at;
-    first = Math.max(first, Math.floor(data / BAT_ENTRY_BYTES));
-    if (first >= bat.entries) return;
-    const at = (bat.at + first * BAT_ENTRY_BYTES) as HostOffset;
-    const count = Math.min(PIECE_ENTRIES, bat.entries - first);
-    const length = count * BAT_ENTRY_BYTES;
-    const moved = source.readAt(bytes, 0, length, at);
-    if (moved !== length) {
-      throw new ImageError('io', `VHDX BAT at ${hex(at)}: expected ${length} bytes, the read gave ${moved}`);
-    }
+  eachPiece(source, bat.at, bat.entries, (first, count, halves) => {
     // Entries up to the next one of a sector bitmap.
     let blocks = stride - 1 - (first % stride);
     for (let n = 0; n < count; n += 1, blocks -= 1) {
@@ -179,7 +200,7 @@ function eachEntry(
       if (blocks < 0) blocks = stride - 1;
       if (high !== 0 || (low !== NOT_PRESENT && (low !== ZEROED || blocks === 0))) each(first + n, low, high);
     }
-  }
+  });
 }
 
 /** Calls `each` with the first MiB and the length in MiB of every run below `end` that is not in use. */

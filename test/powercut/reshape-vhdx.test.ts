@@ -1,9 +1,12 @@
 /** Power cuts while VHDX images are changed as a whole. */
 
 import { describe, expect, test } from 'vitest';
+import { formatGuid } from '../../src/base/guid.ts';
 import { MIB } from '../../src/base/units.ts';
 import { driverOf } from '../../src/formats/registry.ts';
-import { parentDisk } from '../support/disk.ts';
+import type { NewParent } from '../../src/image/create.ts';
+import type { Image } from '../../src/image/driver.ts';
+import { openDisk, parentDisk, readDisk } from '../support/disk.ts';
 import { link } from '../support/encoders/vhdx-chains.ts';
 import {
   BAT,
@@ -14,6 +17,7 @@ import {
   type VhdxPlan,
 } from '../support/encoders/vhdx-image.ts';
 import { intoLog, markDirty, putEntries } from '../support/encoders/vhdx-log.ts';
+import { MemorySource } from '../support/memory-source.ts';
 import { random, randomBytes } from '../support/random.ts';
 import type { SampleImage } from '../support/sample.ts';
 import { cutReshape, finish } from './reshape.ts';
@@ -90,7 +94,7 @@ function resized(disk: Uint8Array, size: number): Uint8Array {
 
 describe('resize', () => {
   const grown = 5 * MIB + 1024;
-  test.each([
+  const cases: [SampleImage, number][] = [
     [dynamic, grown],
     [dynamic, 3 * MIB + 8192],
     [dynamic, MIB + 512],
@@ -102,7 +106,8 @@ describe('resize', () => {
     [hollow, grown],
     [hollow, MIB],
     [hollowWithBits, grown],
-  ])('$0.name to $1', (image, size) => {
+  ];
+  test.each(cases.map(([image, size]) => ({ image, size })))('$image.name to $size', ({ image, size }) => {
     const { violation, images } = cutReshape(
       {
         name: image.name,
@@ -116,5 +121,180 @@ describe('resize', () => {
     );
     expect(violation).toBeUndefined();
     expect(images).toBeGreaterThan(100);
+  });
+});
+
+describe('compact', () => {
+  const scattered = sample('holes, blocks in reverse order, kept places', {
+    size: 8 * MIB,
+    blocks: new Map<number, BlockPlan>([
+      [0, full(11)],
+      [1, full(9)],
+      [2, { state: 3, mib: 4 }],
+      [3, { state: 5, mib: 8 }],
+      [4, full(6)],
+      [7, full(5)],
+    ]),
+  });
+  const large = sample('larger blocks, the last one cut', {
+    size: 5 * MIB,
+    blockSize: 2 * MIB,
+    blocks: new Map([
+      [0, full(9, 2 * MIB)],
+      [2, full(11)],
+    ]),
+    cutTail: true,
+  });
+  const behind = sample('the table behind the blocks', {
+    size: 3 * MIB,
+    bat: { at: 8, length: 1 },
+    blocks: new Map([
+      [0, full(4)],
+      [2, full(6)],
+    ]),
+  });
+  const bits = link(
+    'child, sector bitmaps',
+    {
+      size: 4 * MIB,
+      blocks: new Map<number, BlockPlan>([
+        [0, full(10)],
+        [2, { state: 7, data: randomBytes(next, MIB), present: [[1, 300]], mib: 7 }],
+      ]),
+      bitmaps: new Map([[0, 9]]),
+    },
+    base,
+  );
+  const idle = link(
+    'child, a sector bitmap without a use',
+    { size: 3 * MIB, blocks: new Map([[0, full(8)]]), bitmaps: new Map([[0, 5]]) },
+    base,
+  );
+  const cases: [SampleImage, number][] = [
+    [scattered, 8],
+    [large, 8],
+    [behind, 6],
+    [bits, 7],
+    [idle, 5],
+    [dirty, 5],
+    [dynamic, 6],
+  ];
+  test.each(cases.map(([image, mibs]) => ({ image, mibs })))('$image.name', ({ image, mibs }) => {
+    const { violation, final } = cutReshape(
+      {
+        name: image.name,
+        driver,
+        file: image.file,
+        parent: parentDisk(image),
+        run: (source, context) => finish(driver.reshape.compact!(source, context)),
+        disks: [image.disk],
+      },
+      plan,
+    );
+    expect(violation).toBeUndefined();
+    expect(final.length / MIB).toBe(mibs);
+  });
+});
+
+describe('parents', () => {
+  const bits: BlockPlan = { state: 7, data: randomBytes(next, MIB), present: [[1, 300]] };
+  const image: VhdxPlan = {
+    size: 4 * MIB,
+    blocks: new Map<number, BlockPlan>([
+      [0, full(10)],
+      [2, { ...bits, mib: 7 }],
+      [3, { state: 2 }],
+    ]),
+    bitmaps: new Map([[0, 9]]),
+  };
+  const child = link('child', image, base);
+  const other = link('other', { size: 3 * MIB, blocks: new Map([[2, full()]]) });
+  const otherDisk = parentDisk({ parent: other })!;
+  const newParent = (absolute: string): NewParent => ({
+    image: openDisk(driver, new MemorySource(other.file)).image,
+    relative: 'other.vhdx',
+    absolute,
+    modified: 0,
+  });
+  /** The image as a reader sees it over `parent`. */
+  const shown = (below?: Uint8Array): Uint8Array => expectedDisk(image, below);
+  const isOnOther = (opened: Image): boolean => {
+    const [place] = opened.parent?.places ?? [];
+    return place?.path.endsWith('other.vhdx') === true;
+  };
+
+  test.each([
+    ['of another name', child, child.disk, shown(other.disk)],
+    ['for an image that stood alone', other, other.disk, other.disk],
+  ])('a parent %s', (_, sample, before, after) => {
+    const { violation } = cutReshape(
+      {
+        name: 'rebase',
+        driver,
+        file: sample.file,
+        parent: parentDisk(sample),
+        parentOf: (opened) => (isOnOther(opened) ? otherDisk : undefined),
+        run: (source, context) =>
+          finish(driver.reshape.rebase!(source, newParent(`/vm/${'deep/'.repeat(99)}other.vhdx`), context)),
+        disks: [before, after],
+      },
+      plan,
+    );
+    expect(violation).toBeUndefined();
+  });
+
+  test('no parent any more: what it showed is zeros', () => {
+    const { violation, final } = cutReshape(
+      {
+        name: 'stand alone',
+        driver,
+        file: child.file,
+        parent: parentDisk(child),
+        run: (source, context) => finish(driver.reshape.rebase!(source, undefined, context)),
+        disks: [child.disk, shown()],
+      },
+      plan,
+    );
+    expect(violation).toBeUndefined();
+    const { image: opened, disk } = openDisk(driver, new MemorySource(final));
+    expect(opened.parent).toBeUndefined();
+    expect(Buffer.compare(readDisk(disk), shown())).toBe(0);
+  });
+
+  test('emptied', () => {
+    const { violation, final } = cutReshape(
+      {
+        name: 'empty',
+        driver,
+        file: child.file,
+        parent: parentDisk(child),
+        run: (source, context) => finish(driver.reshape.empty!(source, context)),
+        disks: [child.disk, base.disk.subarray(0, 4 * MIB)],
+      },
+      plan,
+    );
+    expect(violation).toBeUndefined();
+    expect(final.length).toBe(4 * MIB);
+  });
+
+  test('told of what its parent will be', () => {
+    const identity = randomBytes(next, 16);
+    const { violation, final } = cutReshape(
+      {
+        name: 'expect',
+        driver,
+        file: child.file,
+        parent: parentDisk(child),
+        run: (source, context) => driver.reshape.expectParent!(source, identity, context),
+        disks: [child.disk],
+      },
+      plan,
+    );
+    expect(violation).toBeUndefined();
+    const opened = openDisk(driver, new MemorySource(final)).image;
+    const coming = openDisk(driver, new MemorySource(base.file)).image;
+    expect(opened.parent!.compare(coming)).toBeUndefined();
+    const written = { ...coming, identity: [{ name: 'data-write-guid', text: formatGuid(identity) }] };
+    expect(opened.parent!.compare({ ...written, logicalSectorSize: 512 } as Image)).toBeUndefined();
   });
 });

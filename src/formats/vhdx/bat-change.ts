@@ -16,7 +16,7 @@ import { moveBatRegion, putBothTables } from './region-edit.ts';
 import type { Room } from './room.ts';
 import { BAT_SECTORS, type Session } from './session.ts';
 import { BAT_ENTRY_BYTES, LOG_SECTOR, TABLE_BYTES } from './structs.ts';
-import { eachPiece } from './survey.ts';
+import { batPieces } from './survey.ts';
 
 const SECTOR_ENTRIES = LOG_SECTOR / BAT_ENTRY_BYTES;
 /** Bytes of new entries that are written at once. */
@@ -102,7 +102,7 @@ function changedSectors(
     if (fits) patch.put(bat.at + entry * BAT_ENTRY_BYTES, entryBytes(word));
     fits = patch.count <= BAT_SECTORS;
   };
-  eachPiece(source, bat.at, last, (first, count, halves) => {
+  for (const { first, count, halves } of batPieces(source, bat.at, last)) {
     for (let n = 0; n < count && fits; n += 1) {
       const low = halves[n * 2]!;
       const high = halves[n * 2 + 1]!;
@@ -111,7 +111,7 @@ function changedSectors(
       const next = map(first + n, word);
       if (next !== word) put(first + n, next);
     }
-  });
+  }
   for (let entry = idle?.from ?? 0; fits && entry < (idle?.end ?? 0); entry += 1) put(entry, map(entry, 0));
   // In the last of these sectors also what has no meaning now, or will have none.
   for (let entry = last; fits && entry % SECTOR_ENTRIES !== 0; entry += 1) {
@@ -192,7 +192,7 @@ function* copyBat(session: Session, place: number, change: BatChange): Generator
   const last = Math.min(bat.entries, entries);
   const bytes = new Uint8Array(8192 * BAT_ENTRY_BYTES);
   const view = new DataView(bytes.buffer);
-  eachPiece(source, bat.at, last, (first, count, halves) => {
+  for (const { first, count, halves } of batPieces(source, bat.at, last)) {
     let isEmpty = true;
     for (let n = 0; n < count; n += 1) {
       const low = halves[n * 2]!;
@@ -201,11 +201,12 @@ function* copyBat(session: Session, place: number, change: BatChange): Generator
       if (next !== 0) isEmpty = false;
       putWord(view, n * BAT_ENTRY_BYTES, next);
     }
-    if (isEmpty) return;
+    if (isEmpty) continue;
     const host = (place + first * BAT_ENTRY_BYTES) as HostOffset;
     const status = source.writeAt(bytes, 0, count * BAT_ENTRY_BYTES, host, 'table.write');
     must(status, source, 'its tables cannot be written');
-  });
+    yield { done: (first + count) * BAT_ENTRY_BYTES, total: entries * BAT_ENTRY_BYTES };
+  }
   if (idle !== undefined) yield* writeEntries(source, place, idle.from, idle.end, (entry) => map(entry, 0));
   if (fresh !== undefined && entries > last) yield* writeEntries(source, place, last, entries, fresh);
   for (const [entry, word] of set ?? []) yield* writeEntries(source, place, entry, entry + 1, () => word);
@@ -222,5 +223,30 @@ export function* moveBat(session: Session, mib: number): Generator<ReshapeStep, 
   yield* copyBat(session, place, { entries: bat.entries, map: (_, word) => word });
   const patch = new NewPatch(source);
   moveBatRegion(patch, regions.table, place, regions.bat.length);
+  session.commit(patch);
+}
+
+/**
+ * Changes entries that have nothing to do with one another, a commit for so many sectors. `map` gets both halves of each
+ * that is not 0, in order, and returns what it is to say as place in MiB * 8 + state, or undefined: it stays.
+ */
+export function* rewriteEntries(
+  session: Session,
+  map: (entry: number, low: number, high: number) => number | undefined,
+): Generator<ReshapeStep, void> {
+  const { bat, replayed } = session.opened;
+  const patch = new NewPatch(replayed);
+  for (const { first, count, halves } of batPieces(replayed, bat.at, bat.entries)) {
+    for (let n = 0; n < count; n += 1) {
+      const low = halves[n * 2]!;
+      const high = halves[n * 2 + 1]!;
+      if (low === 0 && high === 0) continue;
+      const next = map(first + n, low, high);
+      if (next !== undefined) patch.put(bat.at + (first + n) * BAT_ENTRY_BYTES, entryBytes(next));
+    }
+    if (patch.count < BAT_SECTORS) continue;
+    session.commit(patch);
+    yield { done: first + count, total: bat.entries };
+  }
   session.commit(patch);
 }

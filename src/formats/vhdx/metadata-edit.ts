@@ -3,8 +3,8 @@
 import { unsupported } from '../../base/errors.ts';
 import { equalBytes } from '../../base/guid.ts';
 import { type ByteCount, hex } from '../../base/units.ts';
-import { guidOf } from './new-metadata.ts';
 import type { Patch } from './patch.ts';
+import { guidOf } from './read.ts';
 import type { Region } from './regions.ts';
 import {
   FILE_PARAMETERS,
@@ -48,7 +48,8 @@ export class MetadataEdit {
     const { offset } = this.#find(FILE_PARAMETERS)!;
     const bytes = this.#patch.get(this.#region.at + offset, fileParameters.size);
     const { blockSize, flags } = fileParameters.decode(bytes);
-    const kept = flags & ~(HAS_PARENT | (hasParent ? LEAVE_BLOCK_ALLOCATED : 0));
+    // With a parent the other flag has no meaning, so it says nothing of what is to come either.
+    const kept = flags & ~(HAS_PARENT | LEAVE_BLOCK_ALLOCATED);
     fileParameters.encode({ blockSize, flags: (hasParent ? kept | HAS_PARENT : kept) >>> 0 }, bytes);
     this.#putItem(FILE_PARAMETERS, bytes);
   }

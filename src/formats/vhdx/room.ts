@@ -2,7 +2,7 @@
 
 import { ImageError } from '../../base/errors.ts';
 import { type BatGeometry, MIB_LIMIT, takenUntil } from './bat.ts';
-import type { Survey } from './survey.ts';
+import { eachFreeRun, type Survey } from './survey.ts';
 
 export class Room {
   /** MiB behind the last one in use. */
@@ -44,6 +44,8 @@ export class Room {
       this.#cursors.set(mibs, from + mibs);
       return from;
     }
+    // Whoever asks again asks for what is lower, or for what has grown behind.
+    this.#cursors.set(mibs, Math.max(this.#cursors.get(mibs) ?? 0, limit - mibs + 1));
     return -1;
   }
 
@@ -63,6 +65,20 @@ export class Room {
     if (mib + mibs > MIB_LIMIT) throw new ImageError('io', 'VHDX file: has no room left');
     this.take(mib, mibs);
     return mib;
+  }
+
+  /** Calls `each` with every free run that ends before the last MiB in use. */
+  eachFree(each: (mib: number, mibs: number) => void): void {
+    eachFreeRun(this.#used, this.end, each);
+  }
+
+  /** MiB in use. */
+  get count(): number {
+    let free = 0;
+    this.eachFree((_, mibs) => {
+      free += mibs;
+    });
+    return this.end - free;
   }
 
   take(mib: number, mibs: number): void {

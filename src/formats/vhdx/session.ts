@@ -77,7 +77,10 @@ export class Session {
       if (dataWriteGuid !== undefined) bytes.set(dataWriteGuid, header.at.dataWriteGuid);
     });
     must(status, source, 'its headers cannot be written');
-    const overlay = this.opened.replay?.overlay;
+    const { current, replay } = this.opened;
+    const overlay = replay?.overlay;
+    // Opened without it.
+    if (current.dirty && replay === undefined) this.#nameLog(undefined);
     if (overlay !== undefined) {
       must(writeInPlace(overlay, source), source, 'its log cannot be replayed');
       this.flush();

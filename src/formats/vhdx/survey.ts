@@ -152,16 +152,19 @@ export function surveyBat(source: BlockSource, bat: BatGeometry, findings: Entry
   return { used: used.bits, end: used.end, fileMib, allocated, complete: present === blocks };
 }
 
+/** Entries of the BAT, one after another. */
+export interface BatPiece {
+  readonly first: number;
+  readonly count: number;
+  /** Both halves of each, low first; good until the next piece. */
+  readonly halves: Uint32Array;
+}
+
 /**
- * Calls `each` with pieces of the BAT: the first entry, how many, and both halves of each, low first. Holes of the file,
- * whose entries are 0, may be left out. `entries`: how many there are. Throws ImageError where it cannot be read.
+ * The first `entries` entries of the BAT at `at`. Holes of the file, whose entries are 0, may be left out. Throws ImageError
+ * where it cannot be read.
  */
-export function eachPiece(
-  source: BlockSource,
-  at: HostOffset,
-  entries: number,
-  each: (first: number, count: number, halves: Uint32Array) => void,
-): void {
+export function* batPieces(source: BlockSource, at: HostOffset, entries: number): Generator<BatPiece, void> {
   const bytes = new Uint8Array(PIECE_ENTRIES * BAT_ENTRY_BYTES);
   // Node runs on little-endian Linux only.
   const halves = new Uint32Array(bytes.buffer);
@@ -180,7 +183,7 @@ export function eachPiece(
         `VHDX BAT at ${hex(host)}: expected ${length} bytes, the read gave ${moved}`,
       );
     }
-    each(first, count, halves);
+    yield { first, count, halves };
   }
 }
 
@@ -191,7 +194,7 @@ function eachEntry(
   each: (entry: number, low: number, high: number) => void,
 ): void {
   const stride = 2 ** bat.chunkShift + 1;
-  eachPiece(source, bat.at, bat.entries, (first, count, halves) => {
+  for (const { first, count, halves } of batPieces(source, bat.at, bat.entries)) {
     // Entries up to the next one of a sector bitmap.
     let blocks = stride - 1 - (first % stride);
     for (let n = 0; n < count; n += 1, blocks -= 1) {
@@ -200,7 +203,7 @@ function eachEntry(
       if (blocks < 0) blocks = stride - 1;
       if (high !== 0 || (low !== NOT_PRESENT && (low !== ZEROED || blocks === 0))) each(first + n, low, high);
     }
-  });
+  }
 }
 
 /** Calls `each` with the first MiB and the length in MiB of every run below `end` that is not in use. */

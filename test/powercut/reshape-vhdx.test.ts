@@ -210,6 +210,7 @@ describe('parents', () => {
   const child = link('child', image, base);
   const other = link('other', { size: 3 * MIB, blocks: new Map([[2, full()]]) });
   const otherDisk = parentDisk({ parent: other })!;
+  const zeros = parentDisk({ parent: sample('nothing', { size: 4 * MIB }) })!;
   const newParent = (absolute: string): NewParent => ({
     image: openDisk(driver, new MemorySource(other.file)).image,
     relative: 'other.vhdx',
@@ -250,6 +251,8 @@ describe('parents', () => {
         driver,
         file: child.file,
         parent: parentDisk(child),
+        // Whoever has no parent shows zeros.
+        parentOf: (opened) => (opened.parent === undefined ? zeros : undefined),
         run: (source, context) => finish(driver.reshape.rebase!(source, undefined, context)),
         disks: [child.disk, shown()],
       },

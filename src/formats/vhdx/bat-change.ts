@@ -212,17 +212,17 @@ function* copyBat(session: Session, place: number, change: BatChange): Generator
   for (const [entry, word] of set ?? []) yield* writeEntries(source, place, entry, entry + 1, () => word);
 }
 
-/** Copies the BAT, as it is, to `mib`, where nobody uses as many MiB as its region has, and goes there. */
-export function* moveBat(session: Session, mib: number): Generator<ReshapeStep, void> {
+/** Copies the BAT, as it is, to `mib`, where nobody uses `mibs` MiB, enough for all entries, and goes there. */
+export function* moveBat(session: Session, mib: number, mibs: number): Generator<ReshapeStep, void> {
   const { source, opened } = session;
   const { bat, regions } = opened;
-  const place = mib * MIB;
+  const [place, length] = [mib * MIB, mibs * MIB];
   session.begin();
-  session.reach(place + regions.bat.length);
-  session.clear(place, regions.bat.length);
+  session.reach(place + length);
+  session.clear(place, length);
   yield* copyBat(session, place, { entries: bat.entries, map: (_, word) => word });
   const patch = new NewPatch(source);
-  moveBatRegion(patch, regions.table, place, regions.bat.length);
+  moveBatRegion(patch, regions.table, place, length);
   session.commit(patch);
 }
 

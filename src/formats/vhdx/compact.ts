@@ -69,15 +69,19 @@ function* giveUpKept(session: Session): Generator<ReshapeStep, void> {
   });
 }
 
-/** The region of the BAT goes where nobody uses the file, if it stands behind what the file could end with. */
+/**
+ * The region of the BAT goes where nobody uses the file, if it stands behind what the file could end with; with the length
+ * that it needs.
+ */
 export function* moveTable(source: BlockSource, context: OpenContext): Reshaping {
   const { session, room } = beginSession(source, context);
-  const { at, length } = session.opened.regions.bat;
-  const [mib, mibs] = [at / MIB, length / MIB];
-  if (mib + mibs <= room.count) return;
-  const place = room.takeBelow(mibs, mib);
+  const { bat, regions } = session.opened;
+  const { at, length } = regions.bat;
+  if ((at + length) / MIB <= room.count) return;
+  const mibs = Math.max(1, Math.ceil((bat.entries * BAT_ENTRY_BYTES) / MIB));
+  const place = room.takeBelow(mibs, at / MIB);
   if (place < 0) return;
-  yield* within(session, () => moveBat(session, place));
+  yield* within(session, () => moveBat(session, place, mibs));
 }
 
 /** Fills places that nobody uses from the end of the file, and cuts it off. The log is clean. */

@@ -266,6 +266,8 @@ describe.skipIf(!have('qemu-img'))('what QEMU says (skipped where it is not ther
       expect(qemu('check', '-f', 'vhdx', path)).toMatch(/No errors/);
       const { image, disk } = openDisk(vhdxDriver, memory);
       expect(JSON.parse(qemu('info', '--output=json', path))['virtual-size']).toBe(image.virtualSize);
+      // QEMU reads every byte of a VHDX to compare it.
+      if (disk.size > GIB) return;
       const raw = join(folder, 'disk.raw');
       const length = Math.min(disk.size, 9 * MIB);
       writeFileSync(raw, readDisk(disk, 0, length));

@@ -39,6 +39,9 @@ function isFound(report: CheckReport | ImageError, { found }: Corruption): boole
   return report.findings.some(({ severity, text }) => severity === found.as && found.text.test(text));
 }
 
+/** `toEqual` takes seconds for some MiB. */
+const isSame = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0;
+
 function diskOf(driver: FormatDriver, image: DamagedImage, file: Uint8Array): Uint8Array {
   const { disk } = openDisk(driver, new MemorySource(file), image.options, 1 << 18, parentDisk(image));
   return readDisk(disk);
@@ -80,14 +83,14 @@ describe.each(TABLES)('$format', ({ format, corruptions }) => {
       expect(checked(driver, image, image.file), 'what check says').toSatisfy(
         (report: CheckReport | ImageError) => isFound(report, corruption),
       );
-      expect(image.file).toEqual(before);
-      if (image.disk !== undefined) expect(diskOf(driver, image, image.file)).toEqual(image.disk);
+      expect(isSame(image.file, before)).toBe(true);
+      if (image.disk !== undefined) expect(isSame(diskOf(driver, image, image.file), image.disk)).toBe(true);
     });
 
     test.each(SCOPES.filter((_, n) => n < reach))('stays with a repair of %s', (scope) => {
       const { file } = repair(driver, image, image.file, scope);
       expect(isFound(checked(driver, image, file), corruption)).toBe(true);
-      if (image.disk !== undefined) expect(diskOf(driver, image, file)).toEqual(image.disk);
+      if (image.disk !== undefined) expect(isSame(diskOf(driver, image, file), image.disk)).toBe(true);
     });
 
     test.each(SCOPES.filter((_, n) => n >= reach))('is mended by a repair of %s', (scope) => {
@@ -100,10 +103,10 @@ describe.each(TABLES)('$format', ({ format, corruptions }) => {
       expect(report).toMatchObject({ errors: 0 });
       expect(isFound(report, corruption)).toBe(false);
       const wanted = corruption.mended ?? image.disk;
-      if (wanted !== undefined) expect(diskOf(driver, image, file)).toEqual(wanted);
+      if (wanted !== undefined) expect(isSame(diskOf(driver, image, file), wanted)).toBe(true);
       const again = repair(driver, image, file, scope);
       expect(again.repairs, 'a second repair finds nothing to do').toEqual([]);
-      expect(again.file).toEqual(file);
+      expect(isSame(again.file, file)).toBe(true);
     });
 
     const disks = [image.disk, corruption.mended].filter((disk) => disk !== undefined);

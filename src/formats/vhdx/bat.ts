@@ -76,10 +76,9 @@ export function batGeometry(metadata: Metadata, regions: Regions): BatGeometry {
   const hasParent = metadata.parent !== undefined;
   const blocks = Math.ceil(virtualSize / blockSize);
   const chunkShift = Math.log2((CHUNK_SECTORS * sectorSize) / blockSize);
-  const last = hasParent ? bitmapEntryOf(blocks - 1, chunkShift) : entryOf(blocks - 1, chunkShift);
   return {
     at: regions.bat.at,
-    entries: blocks === 0 ? 0 : last + 1,
+    entries: entriesOf(blocks, chunkShift, hasParent),
     hasParent,
     sectorSize,
     blocks,
@@ -88,6 +87,12 @@ export function batGeometry(metadata: Metadata, regions: Regions): BatGeometry {
     chunkShift,
     taken: takenRanges(regions.taken),
   };
+}
+
+/** How many entries a BAT of so many payload blocks has ([MS-VHDX] 2.5). */
+export function entriesOf(blocks: number, chunkShift: number, hasParent: boolean): number {
+  if (blocks === 0) return 0;
+  return 1 + (hasParent ? bitmapEntryOf(blocks - 1, chunkShift) : entryOf(blocks - 1, chunkShift));
 }
 
 function takenRanges(regions: readonly Region[]): SharedArrayBuffer {

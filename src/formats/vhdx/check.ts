@@ -4,6 +4,7 @@ import { formatSize, hex, MIB } from '../../base/units.ts';
 import { CheckCollector, type CheckReport } from '../../image/check.ts';
 import type { OpenContext } from '../../image/driver.ts';
 import type { BlockSource } from '../../source/block-source.ts';
+import { otherHeaderProblem } from './headers.ts';
 import { openVhdx } from './open.ts';
 import { eachFreeRun, surveyBat } from './survey.ts';
 
@@ -17,6 +18,9 @@ export function checkVhdx(source: BlockSource, context: OpenContext): CheckRepor
     context.report(notice);
     collector.warning(notice);
   });
+  const stale = otherHeaderProblem(source, current);
+  // What is not valid at all, or a copy, was told as it was opened.
+  if (stale?.includes('names another log') === true) collector.warning(stale);
   if (replay !== undefined) {
     const entries = replay.entries === 1 ? '1 entry waits' : `${replay.entries} entries wait`;
     collector.warning(

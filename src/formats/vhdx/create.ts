@@ -20,7 +20,8 @@ import {
 } from '../../image/create.ts';
 import { bitmapEntryOf, entryOf, isBitmapEntry } from './bat.ts';
 import { checksumOf } from './headers.ts';
-import { guidOf, newMetadata, type Shape } from './new-metadata.ts';
+import { newMetadata, type Shape } from './new-metadata.ts';
+import { guidOf } from './read.ts';
 import {
   BAT_ENTRY_BYTES,
   BAT_REGION,

@@ -81,8 +81,8 @@ class VhdxImage implements Image {
     return next === undefined ? undefined : ((blockOf(next, chunkShift) * blockSize) as GuestOffset);
   }
 
-  prepareEdit(): VhdxEdit {
-    return prepareEdit(this.#opened, this.#source);
+  prepareEdit({ nextIdentity }: OpenContext): VhdxEdit {
+    return prepareEdit(this.#opened, this.#source, nextIdentity);
   }
 
   share(): SharedImage {

@@ -61,6 +61,7 @@ export class VhdxEditor extends TableEditor {
   readonly #clean: Int32Array<SharedArrayBuffer>;
   readonly #headers: HeaderWriter;
   readonly #log: LogWriter | undefined;
+  readonly #nextIdentity: Uint8Array | undefined;
   readonly #space: HostSpace;
   readonly #tables: TableWriter;
 
@@ -79,6 +80,7 @@ export class VhdxEditor extends TableEditor {
     this.#bat = bat;
     this.#overlay = overlay;
     this.#table = table;
+    this.#nextIdentity = edit.nextIdentity;
     this.#bits = bits;
     this.#clean = new Int32Array(edit.clean);
     this.#headers = new HeaderWriter(edit.headers, source, this.#stable);
@@ -99,7 +101,7 @@ export class VhdxEditor extends TableEditor {
 
   protected first(): Status {
     const fileWriteGuid = randomGuid();
-    const dataWriteGuid = randomGuid();
+    const dataWriteGuid = this.#nextIdentity ?? randomGuid();
     const status = this.#headers.update((bytes) => {
       bytes.set(fileWriteGuid, header.at.fileWriteGuid);
       bytes.set(dataWriteGuid, header.at.dataWriteGuid);

@@ -2,7 +2,7 @@
 
 import { crc32c } from '../../base/crc32c.ts';
 import { corrupt, ImageError, unsupported } from '../../base/errors.ts';
-import { equalBytes, isZero } from '../../base/guid.ts';
+import { equalBytes, formatGuid, isZero } from '../../base/guid.ts';
 import { plain } from '../../base/text.ts';
 import { type ByteCount, type HostOffset, hex, MIB } from '../../base/units.ts';
 import type { Report } from '../../image/driver.ts';
@@ -97,6 +97,23 @@ export function readCurrentHeader(source: BlockSource, report: Report): CurrentH
     logLength,
     dirty,
   };
+}
+
+/**
+ * What is wrong with the header that is not current: it is not valid, it has the current one's number, or it names another log
+ * (a change of the headers was cut short). Undefined: nothing.
+ */
+export function otherHeaderProblem(source: BlockSource, { slot, raw }: CurrentHeader): string | undefined {
+  const { name, problem, fields, raw: other } = readCandidate(source, slot === 1 ? 1 : 0);
+  if (problem !== undefined) return `${name}: ${problem}`;
+  const { size } = headerStruct;
+  const { sequenceNumber, logGuid } = headerStruct.at;
+  if (equalBytes(raw.subarray(sequenceNumber, size), other.subarray(sequenceNumber, size))) {
+    return `${name}: is the same as header ${slot}, with sequence number ${fields.sequenceNumber}`;
+  }
+  // The identities differ where each header got one of its own (QEMU).
+  if (equalBytes(raw.subarray(logGuid, size), other.subarray(logGuid, size))) return undefined;
+  return `${name}: is older than header ${slot}, and names another log (${formatGuid(fields.logGuid)})`;
 }
 
 function choose(first: Candidate, second: Candidate, report: Report): 1 | 2 {

@@ -2,15 +2,16 @@
 
 import { corrupt, unsupported } from '../../base/errors.ts';
 import { formatGuid, parseGuid } from '../../base/guid.ts';
+import { utf16 } from '../../image/create.ts';
 import type { Report } from '../../image/driver.ts';
-import { decodeText } from './read.ts';
+import { decodeText, guidOf } from './read.ts';
 import { locatorEntry, locatorHeader, VHDX_LOCATOR_TYPE } from './structs.ts';
 
 /** In the order in which they are to be tried ([MS-VHDX] 2.6.2.6.3). */
 const PATHS = ['relative_path', 'volume_path', 'absolute_win32_path'] as const;
-const LINK = 'parent_linkage';
+export const LINK = 'parent_linkage';
 /** While a merge runs, the parent may already have its new identity: either counts. */
-const SECOND_LINK = 'parent_linkage2';
+export const SECOND_LINK = 'parent_linkage2';
 const NONE = formatGuid(new Uint8Array(16));
 const NAME = 'VHDX parent locator item';
 
@@ -43,6 +44,32 @@ export function parseLocator(item: Uint8Array): Map<string, string> {
     pairs.set(key, text(item, index, entry.valueOffset, entry.valueLength));
   }
   return pairs;
+}
+
+/** The item with these keys and values, none of which is empty. */
+export function encodeLocator(texts: Iterable<readonly [key: string, value: string]>): Uint8Array {
+  const pairs = [...texts].map(
+    (pair) => pair.map((text) => utf16(text, 'little')) as [Uint8Array, Uint8Array],
+  );
+  const entriesEnd = locatorHeader.size + pairs.length * locatorEntry.size;
+  const size = pairs.flat().reduce((sum, text) => sum + text.length, entriesEnd);
+  const bytes = new Uint8Array(size);
+  const locatorType = guidOf(VHDX_LOCATOR_TYPE);
+  locatorHeader.encode({ locatorType, reserved: 0, keyValueCount: pairs.length }, bytes);
+  let at = entriesEnd;
+  pairs.forEach(([key, value], n) => {
+    const entry = {
+      keyOffset: at,
+      valueOffset: at + key.length,
+      keyLength: key.length,
+      valueLength: value.length,
+    };
+    locatorEntry.encode(entry, bytes, locatorHeader.size + n * locatorEntry.size);
+    bytes.set(key, entry.keyOffset);
+    bytes.set(value, entry.valueOffset);
+    at += key.length + value.length;
+  });
+  return bytes;
 }
 
 /** Throws ImageError where the item does not say which parent is meant, or where it may be. */

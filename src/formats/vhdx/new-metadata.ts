@@ -1,24 +1,22 @@
 /** The metadata region of a new image: what the disk is, and which parent it has ([MS-VHDX] 2.6). */
 
-import { ImageError } from '../../base/errors.ts';
-import { parseGuid } from '../../base/guid.ts';
 import type { ByteCount } from '../../base/units.ts';
-import { type CreateRequest, markOf, type NewParent, utf16, windowsPath } from '../../image/create.ts';
+import { type CreateRequest, markOf, type NewParent, windowsPath } from '../../image/create.ts';
+import { encodeLocator, LINK } from './locator.ts';
+import { DATA_WRITE } from './parent.ts';
+import { guidOf } from './read.ts';
 import {
   FILE_PARAMETERS,
   fileParameters,
   HAS_PARENT,
   LEAVE_BLOCK_ALLOCATED,
   LOGICAL_SECTOR_SIZE,
-  locatorEntry,
-  locatorHeader,
   METADATA_IS_REQUIRED,
   metadataEntry,
   metadataTableHeader,
   PARENT_LOCATOR,
   PHYSICAL_SECTOR_SIZE,
   TABLE_BYTES,
-  VHDX_LOCATOR_TYPE,
   VIRTUAL_DISK_ID,
   VIRTUAL_DISK_SIZE,
 } from './structs.ts';
@@ -33,13 +31,6 @@ export interface Shape {
   readonly logicalSectorSize: number;
   readonly physicalSectorSize: number;
   readonly logSize: ByteCount;
-}
-
-/** The bytes of a GUID that is a constant, or came from an image that was opened. */
-export function guidOf(text: string): Uint8Array {
-  const bytes = parseGuid(text);
-  if (bytes === undefined) throw new ImageError('bug', `"${text}" is no GUID`);
-  return bytes;
 }
 
 /** The table and the items behind it, to the end of the last one. */
@@ -62,7 +53,7 @@ export function newMetadata({ virtualSize, options, parent, guid }: CreateReques
     [LOGICAL_SECTOR_SIZE, OF_DISK, number(shape.logicalSectorSize, 4)],
     [PHYSICAL_SECTOR_SIZE, OF_DISK, number(shape.physicalSectorSize, 4)],
   ];
-  if (parent !== undefined) items.push([PARENT_LOCATOR, 0, locator(parent)]);
+  if (parent !== undefined) items.push([PARENT_LOCATOR, 0, newLocator(parent)]);
   const bytes = new Uint8Array(items.reduce((sum, [, , item]) => sum + item.length, TABLE_BYTES));
   metadataTableHeader.encode(
     {
@@ -95,31 +86,13 @@ function number(value: number, length: 4 | 8): Uint8Array {
 /**
  * Which parent, and where. The GUID in small letters: libvhdi knows no others. The absolute path has no drive, as paths
  * here have none: libvhdi insists on one, and takes its last name; Windows tries the relative path before it.
+ * Throws ImageError('usage') where a path cannot be written.
  */
-function locator(parent: NewParent): Uint8Array {
+export function newLocator(parent: NewParent): Uint8Array {
   const path = windowsPath(parent.relative);
-  const pairs = [
-    ['parent_linkage', `{${markOf(parent, 'data-write-guid')}}`],
+  return encodeLocator([
+    [LINK, `{${markOf(parent, DATA_WRITE)}}`],
     ['relative_path', path.startsWith('..\\') ? path : `.\\${path}`],
     ['absolute_win32_path', windowsPath(parent.absolute)],
-  ].map((pair) => pair.map((text) => utf16(text, 'little')) as [key: Uint8Array, value: Uint8Array]);
-  const entriesEnd = locatorHeader.size + pairs.length * locatorEntry.size;
-  const size = pairs.flat().reduce((sum, text) => sum + text.length, entriesEnd);
-  const bytes = new Uint8Array(size);
-  const locatorType = guidOf(VHDX_LOCATOR_TYPE);
-  locatorHeader.encode({ locatorType, reserved: 0, keyValueCount: pairs.length }, bytes);
-  let at = entriesEnd;
-  pairs.forEach(([key, value], n) => {
-    const entry = {
-      keyOffset: at,
-      valueOffset: at + key.length,
-      keyLength: key.length,
-      valueLength: value.length,
-    };
-    locatorEntry.encode(entry, bytes, locatorHeader.size + n * locatorEntry.size);
-    bytes.set(key, entry.keyOffset);
-    bytes.set(value, entry.valueOffset);
-    at += key.length + value.length;
-  });
-  return bytes;
+  ]);
 }

@@ -24,11 +24,18 @@ export interface OpenedVhdx {
   readonly bat: BatGeometry;
 }
 
-/** Throws ImageError where the file is no VHDX that can be read. */
-export function openVhdx(source: BlockSource, report: Report): OpenedVhdx {
+/**
+ * Throws ImageError where the file is no VHDX that can be read. `log`: 'ignore' looks at it as if there were nothing to be
+ * replayed (for a repair).
+ */
+export function openVhdx(
+  source: BlockSource,
+  report: Report,
+  log: 'replay' | 'ignore' = 'replay',
+): OpenedVhdx {
   const creator = readCreator(source);
   const current = readCurrentHeader(source, report);
-  const replay = current.dirty ? replayLog(source, current) : undefined;
+  const replay = current.dirty && log === 'replay' ? replayLog(source, current) : undefined;
   const replayed = replay === undefined ? source : new Overlay(source, replay.overlay);
   const regions = readRegions(replayed, current, report);
   const metadata = readMetadata(replayed, regions.metadata, report);

@@ -9,7 +9,8 @@ import type { IdentityMark, ParentLink, ParentMismatch } from '../../image/paren
 import type { CurrentHeader } from './headers.ts';
 import type { Metadata } from './metadata.ts';
 
-const DATA_WRITE = 'data-write-guid';
+/** The mark that changes with every writer. */
+export const DATA_WRITE = 'data-write-guid';
 
 /** That of the current header: QEMU gives the other one a DataWriteGuid of its own. */
 export function identityOf({ dataWriteGuid }: CurrentHeader, { virtualDiskId }: Metadata): IdentityMark[] {

@@ -19,6 +19,8 @@ export interface VhdxEdit extends TableEditSeed {
   readonly headers: HeaderSeed;
   /** Undefined where there is no log area, and no need for one: all blocks are there to stay. */
   readonly log: LogSeed | undefined;
+  /** The DataWriteGuid of the first write, sixteen bytes; undefined: a random one. */
+  readonly nextIdentity: Uint8Array | undefined;
   /** One word: 1 when the log that was dirty at open is in the file and no longer named. */
   readonly clean: SharedArrayBuffer;
 }
@@ -26,13 +28,17 @@ export interface VhdxEdit extends TableEditSeed {
 const CAN_BE_READ = 'It can be read: mount it with -o ro.';
 
 /** Sequence numbers from here on leave no room for those that a mount uses. */
-const SEQUENCE_LIMIT = 2n ** 63n;
+export const SEQUENCE_LIMIT = 2n ** 63n;
 
 /**
  * Looks through the BAT for what must not be written to, and finds the free space of the file. No BAT has more
  * than the 2^26 entries of 64 TiB in blocks of 1 MiB, and those between them. Throws ImageError.
  */
-export function prepareEdit(opened: OpenedVhdx, source: BlockSource): VhdxEdit {
+export function prepareEdit(
+  opened: OpenedVhdx,
+  source: BlockSource,
+  nextIdentity: Uint8Array | undefined,
+): VhdxEdit {
   const { bat, current, metadata, replayed } = opened;
   if (current.sequenceNumber >= SEQUENCE_LIMIT) {
     throw unwritable(
@@ -64,6 +70,7 @@ export function prepareEdit(opened: OpenedVhdx, source: BlockSource): VhdxEdit {
     fixed: metadata.fixed,
     headers: headerSeed(current),
     log: needsLog ? logSeed(current.logOffset as HostOffset, current.logLength) : undefined,
+    nextIdentity,
     clean: new SharedArrayBuffer(4),
   };
 }

@@ -1,6 +1,7 @@
 /** Reading the structures that opening an image needs, with the place in every failure. */
 
 import { corrupt, ImageError } from '../../base/errors.ts';
+import { parseGuid } from '../../base/guid.ts';
 import { hex } from '../../base/units.ts';
 import { type BlockSource, readExactly } from '../../source/block-source.ts';
 
@@ -21,4 +22,11 @@ const UTF16 = new TextDecoder('utf-16le');
 export function decodeText(bytes: Uint8Array): string {
   const [text = ''] = UTF16.decode(bytes).split('\0', 1);
   return text.replace(/\p{Cc}/gu, '?');
+}
+
+/** The bytes of a GUID that is a constant, or came from an image that was opened. */
+export function guidOf(text: string): Uint8Array {
+  const bytes = parseGuid(text);
+  if (bytes === undefined) throw new ImageError('bug', `"${text}" is no GUID`);
+  return bytes;
 }

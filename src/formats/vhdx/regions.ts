@@ -29,6 +29,10 @@ export interface Region {
 export interface Regions {
   readonly bat: Region;
   readonly metadata: Region;
+  /** The table that says so. */
+  readonly table: Region;
+  /** Whether both tables are sound, and say the same. */
+  readonly agree: boolean;
   /** What no payload block may touch: header section, log and all regions, by host offset. */
   readonly taken: readonly Region[];
 }
@@ -47,11 +51,14 @@ export function readRegions(source: BlockSource, current: CurrentHeader, report:
   } else if (!equalBytes(first.bytes, second.bytes)) {
     report(`${first.name} and ${second.name} are both valid but differ; the first is used`);
   }
-  return parseTable(used, current);
+  const table = { name: used.name, at: used.at, length: TABLE_BYTES };
+  const agree = equalBytes(first.bytes, second.bytes);
+  return { ...parseTable(used, current), table, agree };
 }
 
 interface Table {
   readonly name: string;
+  readonly at: HostOffset;
   readonly bytes: Uint8Array;
   readonly problem: string | undefined;
 }
@@ -68,10 +75,10 @@ function readTable(source: BlockSource, index: 0 | 1): Table {
     const computed = checksumOf(bytes, regionTableHeader.at.checksum);
     if (computed !== checksum) problem = `checksum is ${hexWord(checksum)}, computed ${hexWord(computed)}`;
   }
-  return { name, bytes, problem };
+  return { name, at: at as HostOffset, bytes, problem };
 }
 
-function parseTable(table: Table, current: CurrentHeader): Regions {
+function parseTable(table: Table, current: CurrentHeader): Omit<Regions, 'table' | 'agree'> {
   const { entryCount } = regionTableHeader.decode(table.bytes);
   if (entryCount > MAX_TABLE_ENTRIES) {
     throw corrupt(`${table.name}: has ${entryCount} entries, expected at most ${MAX_TABLE_ENTRIES}`);

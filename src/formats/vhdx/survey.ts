@@ -4,7 +4,7 @@
  */
 
 import { ImageError } from '../../base/errors.ts';
-import { type ByteCount, type HostOffset, hex, MIB } from '../../base/units.ts';
+import { type ByteCount, type HostOffset, hex, MIB, roundDown } from '../../base/units.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import {
   type BatGeometry,
@@ -19,6 +19,7 @@ import {
 import {
   BAT_ENTRY_BYTES,
   FULLY_PRESENT,
+  LOG_SECTOR,
   NOT_PRESENT,
   PARTIALLY_PRESENT,
   UNDEFINED,
@@ -29,6 +30,8 @@ import {
 
 /** Entries read at once. */
 const PIECE_ENTRIES = 8192;
+/** Entries of a 4 KiB sector. */
+const SECTOR_ENTRIES = LOG_SECTOR / BAT_ENTRY_BYTES;
 const RESERVED_BITS = 0xffff8;
 
 /** What is told about entries; either may throw to end the search. */
@@ -149,28 +152,49 @@ export function surveyBat(source: BlockSource, bat: BatGeometry, findings: Entry
   return { used: used.bits, end: used.end, fileMib, allocated, complete: present === blocks };
 }
 
+/** Entries of the BAT, one after another. */
+export interface BatPiece {
+  readonly first: number;
+  readonly count: number;
+  /** Both halves of each, low first; good until the next piece. */
+  readonly halves: Uint32Array;
+}
+
+/**
+ * The first `entries` entries of the BAT at `at`. Holes of the file, whose entries are 0, may be left out. Throws ImageError
+ * where it cannot be read.
+ */
+export function* batPieces(source: BlockSource, at: HostOffset, entries: number): Generator<BatPiece, void> {
+  const bytes = new Uint8Array(PIECE_ENTRIES * BAT_ENTRY_BYTES);
+  // Node runs on little-endian Linux only.
+  const halves = new Uint32Array(bytes.buffer);
+  for (let first = 0; first < entries; first += PIECE_ENTRIES) {
+    // A BAT for 64 TiB is mostly a hole.
+    const data = source.nextData((at + first * BAT_ENTRY_BYTES) as HostOffset) - at;
+    first = Math.max(first, roundDown(Math.floor(data / BAT_ENTRY_BYTES), SECTOR_ENTRIES));
+    if (first >= entries) return;
+    const host = (at + first * BAT_ENTRY_BYTES) as HostOffset;
+    const count = Math.min(PIECE_ENTRIES, entries - first);
+    const length = count * BAT_ENTRY_BYTES;
+    const moved = source.readAt(bytes, 0, length, host);
+    if (moved !== length) {
+      throw new ImageError(
+        'io',
+        `VHDX BAT at ${hex(host)}: expected ${length} bytes, the read gave ${moved}`,
+      );
+    }
+    yield { first, count, halves };
+  }
+}
+
 /** Calls `each` with both halves of every entry but those of absent blocks: 0, and ZERO, with which QEMU fills a new BAT. */
 function eachEntry(
   source: BlockSource,
   bat: BatGeometry,
   each: (entry: number, low: number, high: number) => void,
 ): void {
-  const bytes = new Uint8Array(PIECE_ENTRIES * BAT_ENTRY_BYTES);
-  // Halves, low first: Node runs on little-endian Linux only.
-  const halves = new Uint32Array(bytes.buffer);
   const stride = 2 ** bat.chunkShift + 1;
-  for (let first = 0; first < bat.entries; first += PIECE_ENTRIES) {
-    // A BAT for 64 TiB is mostly a hole.
-    const data = source.nextData((bat.at + first * BAT_ENTRY_BYTES) as HostOffset) - bat.at;
-    first = Math.max(first, Math.floor(data / BAT_ENTRY_BYTES));
-    if (first >= bat.entries) return;
-    const at = (bat.at + first * BAT_ENTRY_BYTES) as HostOffset;
-    const count = Math.min(PIECE_ENTRIES, bat.entries - first);
-    const length = count * BAT_ENTRY_BYTES;
-    const moved = source.readAt(bytes, 0, length, at);
-    if (moved !== length) {
-      throw new ImageError('io', `VHDX BAT at ${hex(at)}: expected ${length} bytes, the read gave ${moved}`);
-    }
+  for (const { first, count, halves } of batPieces(source, bat.at, bat.entries)) {
     // Entries up to the next one of a sector bitmap.
     let blocks = stride - 1 - (first % stride);
     for (let n = 0; n < count; n += 1, blocks -= 1) {

@@ -23,8 +23,11 @@ export async function resizeImage(request: ResizeRequest): Promise<Resized> {
   try {
     const before = layer.image.virtualSize;
     const after = request.sizeFrom(before);
-    if (after !== before)
-      await runSteps(abilityOf(opened, 'resize')(layer.source, after, context), layer.path, request);
+    if (after !== before) {
+      const shown = opened.parents[0]?.image.virtualSize;
+      const steps = abilityOf(opened, 'resize')(layer.source, after, context, shown);
+      await runSteps(steps, layer.path, request);
+    }
     return { path: layer.path, format: driver.id, before, after };
   } finally {
     opened.close();

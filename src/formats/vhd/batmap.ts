@@ -18,6 +18,7 @@ import {
 const MAX_MAP_BYTES = 256 * KIB;
 
 const VERSION_SIGNED = 0x00010001;
+const VERSION_UNSIGNED = 0x00010002;
 
 export interface Batmap {
   /** Host offset of the header, one sector. */
@@ -96,4 +97,33 @@ function readMap(
     return undefined;
   }
   return map;
+}
+
+/** Bytes of a batmap, its header included, for a table of `entries`. */
+export const batmapLength = (entries: number): ByteCount => SECTOR + roundUp(Math.ceil(entries / 8), SECTOR);
+
+/**
+ * A batmap for a table of `entries`, header and map, that is to lie at host offset `at`. What `bits` does not say is
+ * not known to be full, which is always true.
+ */
+export function encodeBatmap(bits: Uint8Array | undefined, entries: number, at: number): Uint8Array {
+  const bytes = new Uint8Array(batmapLength(entries));
+  const map = bytes.subarray(SECTOR);
+  if (bits !== undefined) map.set(bits.subarray(0, map.length));
+  batmapStruct.encode(
+    {
+      cookie: BATMAP_COOKIE,
+      mapOffset: BigInt(at + SECTOR),
+      mapSectors: map.length / SECTOR,
+      version: VERSION_UNSIGNED,
+      checksum: mapChecksum(map, VERSION_UNSIGNED),
+      marker: 0,
+      keySet: 0,
+      keyNonce: new Uint8Array(32),
+      keyHash: new Uint8Array(32),
+      reserved: new Uint8Array(0),
+    },
+    bytes,
+  );
+  return bytes;
 }

@@ -33,7 +33,7 @@ export function checkVhd(source: BlockSource, context: OpenContext): CheckReport
   checkFooter(image, findings);
   if (image.state.kind === 'fixed') {
     findings.allocated(image.virtualSize);
-    const behind = image.found.copy.at - image.virtualSize;
+    const behind = unusedOf(image);
     if (behind > 0) {
       findings.leak(`VHD: ${behind} bytes between the disk and its footer are not part of it`, behind);
     }
@@ -41,6 +41,12 @@ export function checkVhd(source: BlockSource, context: OpenContext): CheckReport
     new DynamicCheck(source, image.state, image.parts!, findings).run();
   }
   return findings.report();
+}
+
+/** Bytes between a fixed disk and its footer that are no part of it to any reader, whichever size it goes by. */
+export function unusedOf({ found, virtualSize }: VhdImage): ByteCount {
+  const { at, footer } = found.copy;
+  return Math.max(0, at - Math.max(virtualSize, Number(footer.currentSize)));
 }
 
 function checkFooter({ found }: VhdImage, findings: CheckCollector): void {

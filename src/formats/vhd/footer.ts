@@ -2,11 +2,12 @@
 
 import { corrupt, ImageError, unsupported } from '../../base/errors.ts';
 import { quoted } from '../../base/text.ts';
-import { hex } from '../../base/units.ts';
+import { type ByteCount, hex } from '../../base/units.ts';
 import type { ProbeSample, ProbeVerdict, Report } from '../../image/driver.ts';
 import { NO_MATCH } from '../../image/driver.ts';
 import { safeNumber } from '../../layout/struct.ts';
 import { type BlockSource, readExactly } from '../../source/block-source.ts';
+import { LARGEST } from './geometry.ts';
 import {
   CREATOR_TAPDISK,
   FOOTER_COOKIE,
@@ -40,6 +41,26 @@ export function stampFooter(bytes: Uint8Array, seconds: number): void {
   const view = new DataView(bytes.buffer, bytes.byteOffset, SECTOR);
   view.setUint32(footerStruct.at.timestamp, (seconds - VHD_EPOCH) >>> 0);
   view.setUint32(footerStruct.at.checksum, checksumOf(bytes, footerStruct.at.checksum));
+}
+
+/**
+ * A footer for a disk of `size` bytes: with the largest geometry, by which every reader goes by that size, as create
+ * has it.
+ */
+export function setSize(view: DataView, size: ByteCount): void {
+  const { at } = footerStruct;
+  view.setBigUint64(at.currentSize, BigInt(size));
+  view.setUint16(at.cylinders, LARGEST.cylinders);
+  view.setUint8(at.heads, LARGEST.heads);
+  view.setUint8(at.sectors, LARGEST.sectors);
+}
+
+/** The same, of a copy that gets the present time. */
+export function withSize(footer: Uint8Array, size: ByteCount): Uint8Array {
+  const bytes = footer.slice();
+  setSize(new DataView(bytes.buffer), size);
+  stampFooter(bytes, Math.floor(Date.now() / 1000));
+  return bytes;
 }
 
 type Place = 'tail' | 'short-tail' | 'head';

@@ -15,7 +15,7 @@ import {
 } from './structs.ts';
 
 /** A map for 2 Mi blocks; a larger one is not worth its reading at open. */
-const MAX_MAP_BYTES = 256 * KIB;
+export const MAX_MAP_BYTES = 256 * KIB;
 
 const VERSION_SIGNED = 0x00010001;
 const VERSION_UNSIGNED = 0x00010002;
@@ -97,6 +97,18 @@ function readMap(
     return undefined;
   }
   return map;
+}
+
+/**
+ * The header of a batmap as it is in the file, with the checksum of `map`. Header and map lie in sectors of their own:
+ * where a power cut leaves the new one of one and the old one of the other, the checksum says that the map is not to be
+ * used, as long as every changed bit goes the same way.
+ */
+export function resealBatmap(header: Uint8Array, map: Uint8Array): Uint8Array {
+  const bytes = header.slice();
+  const { version } = batmapStruct.decode(bytes);
+  new DataView(bytes.buffer).setUint32(batmapStruct.at.checksum, mapChecksum(map, version));
+  return bytes;
 }
 
 /** Bytes of a batmap, its header included, for a table of `entries`. */

@@ -11,7 +11,6 @@ import { type ByteCount, MIB } from '../../base/units.ts';
 import type { OpenContext } from '../../image/driver.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import { unusedOf } from './check.ts';
-import { withSize } from './footer.ts';
 import { moveLocators } from './locators.ts';
 import { cutFixed } from './resize-fixed.ts';
 import { Rework, reopen, type Steps } from './rework.ts';
@@ -31,7 +30,7 @@ export function* compact(source: BlockSource, context: OpenContext): Steps {
     const { at, bytes } = image.found.copy;
     const unused = unusedOf(image);
     if (unused === 0 || at % SECTOR !== 0 || unused % SECTOR !== 0) return;
-    cutFixed(source, withSize(bytes, image.virtualSize), at, at - unused);
+    cutFixed(source, bytes, at, at - unused);
     return;
   }
   yield* lowerBlocks(Rework.open(source, context));

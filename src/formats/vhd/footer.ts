@@ -152,7 +152,7 @@ export function timeText(seconds: number): string {
 }
 
 /** Whether a footer leads to a dynamic header, as those of a sane dynamic or differencing image do. */
-function leadsToHeader(source: BlockSource, { footer }: FooterCopy): boolean {
+export function leadsToHeader(source: BlockSource, { footer }: FooterCopy): boolean {
   if (footer.type !== TYPE_DYNAMIC && footer.type !== TYPE_DIFFERENCING) return false;
   const at = safeNumber(footer.dataOffset);
   if (at === undefined || at + headerStruct.size > source.size) return false;
@@ -173,6 +173,18 @@ function differ(a: FooterCopy, b: FooterCopy): boolean {
   }
   return false;
 }
+
+/** What is in the last sector and in the first one, good or not; the latter where the file has more than one. */
+export function footerSectors(source: BlockSource): FooterCopy[] {
+  const { size } = source;
+  if (size < SECTOR) return [];
+  const tail = readFooter(source, 'tail', size - SECTOR, SECTOR);
+  return size < 2 * SECTOR ? [tail] : [tail, readFooter(source, 'head', 0, SECTOR)];
+}
+
+/** The footer in the sector at `at`, as one at the end of a file would be judged. */
+export const footerAt = (source: BlockSource, at: number): FooterCopy =>
+  readFooter(source, 'tail', at, SECTOR);
 
 export interface FoundFooter {
   /** The one to go by. */

@@ -22,18 +22,29 @@ export function moveLocators(work: Rework): void {
   });
 }
 
-type Entry = ReturnType<typeof locatorStruct.decode>;
+export type LocatorEntry = ReturnType<typeof locatorStruct.decode>;
+
+/** The code of an unused slot. */
+export const NO_LOCATOR = '\0\0\0\0';
+
+/** The slots as the header has them. */
+export function locatorEntries({ parts }: Rework): LocatorEntry[] {
+  const { parentLocators } = parts.placed.header;
+  const count = parentLocators.length / locatorStruct.size;
+  return Array.from({ length: count }, (_, n) =>
+    locatorStruct.decode(parentLocators, n * locatorStruct.size),
+  );
+}
 
 /** Has the header hold what `change` makes of its locators; undefined for an unused slot. */
-export function setLocators(work: Rework, change: (entry: Entry, slot: number) => Entry | undefined): void {
-  const { parentLocators } = work.parts.placed.header;
-  const bytes = parentLocators.slice();
-  for (let slot = 0; slot * locatorStruct.size < bytes.length; slot += 1) {
-    const at = slot * locatorStruct.size;
-    const entry = change(locatorStruct.decode(parentLocators, at), slot);
-    if (entry === undefined) bytes.fill(0, at, at + locatorStruct.size);
-    else locatorStruct.encode(entry, bytes, at);
-  }
+export function setLocators(work: Rework, change: (entry: LocatorEntry) => LocatorEntry | undefined): void {
+  const bytes = work.parts.placed.header.parentLocators.slice();
+  locatorEntries(work).forEach((entry, n) => {
+    const changed = change(entry);
+    const at = n * locatorStruct.size;
+    if (changed === undefined) bytes.fill(0, at, at + locatorStruct.size);
+    else locatorStruct.encode(changed, bytes, at);
+  });
   work.setHeader((view) => {
     new Uint8Array(view.buffer).set(bytes, headerStruct.at.parentLocators);
   });

@@ -60,15 +60,16 @@ function* shrink(source: BlockSource, size: ByteCount, context: OpenContext): St
   work.setFooters((footer) => setSize(footer, size));
   yield { done: 0, total };
   forget(work, Math.ceil(size / work.layout.blockSize));
-  work.writeTable();
   yield { done: total, total };
   Rework.open(source, context).trim();
 }
 
-/** The entries from `block` on name nothing: to be written. */
+/** The entries from `block` on name nothing, and a batmap does not call them full. */
 function forget(work: Rework, block: number): void {
+  work.clearMap((n) => n >= block);
   for (let n = block; n < work.entries; n += 1)
     if (work.entry(n) !== UNALLOCATED) work.setEntry(n, UNALLOCATED);
+  work.writeTable();
 }
 
 function* grow(source: BlockSource, size: ByteCount, context: OpenContext, parentSize: ByteCount): Steps {
@@ -84,7 +85,6 @@ function* grow(source: BlockSource, size: ByteCount, context: OpenContext, paren
   wholeLast(work);
   yield { done: 0, total };
   forget(work, layout.blockCount);
-  work.writeTable();
   const entries = Math.ceil(size / layout.blockSize);
   if (entries > work.entries) lengthen(work, entries);
   yield { done: 0, total };

@@ -23,14 +23,15 @@ import { must } from '../../image/must.ts';
 import type { ReshapeStep } from '../../image/reshape.ts';
 import { TableAllocator } from '../../shared/paged-table.ts';
 import { type BlockSource, readExactly } from '../../source/block-source.ts';
-import { batmapLength, encodeBatmap } from './batmap.ts';
+import { type Batmap, batmapLength, encodeBatmap, resealBatmap } from './batmap.ts';
 import { checksumOf, stampFooter } from './footer.ts';
 import type { DynamicParts, VhdImage } from './image.ts';
 import { openVhd } from './open.ts';
-import type { BlockEdit } from './prepare.ts';
+import { type BlockEdit, placeOfTail } from './prepare.ts';
 import {
   type BlockList,
   blockBytes,
+  blockWithin,
   endOfUse,
   freePlaces,
   gaps,
@@ -125,8 +126,12 @@ export class Rework {
     return new Rework(source, reopen(source, context));
   }
 
-  /** The same for an image with damage, whose footers are the same and in sectors of their own. */
+  /** The same for an image with damage that keeps it from being written. It has a footer at the end. */
   static openDamaged(source: BlockSource, context: OpenContext): Rework {
+    const image = reopen(source, context);
+    const { copy, paired, tailAt } = image.found;
+    if (paired && tailAt! % SECTOR === 0) return new Rework(source, image);
+    writeFooters(source, copy.bytes, placeOfTail(tailAt, source.size, source.size));
     return new Rework(source, reopen(source, context));
   }
 
@@ -202,6 +207,19 @@ export class Rework {
       for (let n = 0; n < of.length; n += 2) if (of[n]! > start) end = Math.min(end, of[n]!);
     }
     return end - start;
+  }
+
+  /** These bytes of the file are in use too. */
+  reserve(at: number, end: number): void {
+    this.#reserved.push(at, end);
+  }
+
+  /** Whether nothing that is known to be in use has bytes there. */
+  isUnused(at: number, end: number): boolean {
+    for (const of of [this.layout.metadata, this.#reserved]) {
+      for (let n = 0; n < of.length; n += 2) if (of[n]! < end && of[n + 1]! > at) return false;
+    }
+    return blockWithin(this.layout, this.list, at, end) === undefined;
   }
 
   gaps(): Generator<readonly [number, number]> {
@@ -328,6 +346,32 @@ export class Rework {
     }
     this.flush();
     this.setTable(at, count);
+  }
+
+  /** Takes the bits of these blocks out of a batmap that is in use, and makes that stable. */
+  clearMap(which: (block: number) => boolean): void {
+    const { batmap } = this.parts;
+    if (batmap?.map === undefined) return;
+    const { at, mapAt, map } = batmap;
+    let changed = false;
+    for (let block = 0; block < map.length * 8; block += 1) {
+      const bit = 0x80 >> (block & 7);
+      if ((map[block >>> 3]! & bit) === 0 || !which(block)) continue;
+      map[block >>> 3]! &= ~bit;
+      changed = true;
+    }
+    if (!changed) return;
+    this.write(mapAt, map, 'bitmap.write');
+    this.write(at, resealBatmap(this.read(at, SECTOR), map), 'bitmap.write');
+    this.flush();
+  }
+
+  /** A batmap that cannot be used calls no block full. */
+  resetMap({ at, mapAt, mapBytes }: Batmap): void {
+    const map = new Uint8Array(mapBytes);
+    this.write(mapAt, map, 'bitmap.write');
+    this.write(at, resealBatmap(this.read(at, SECTOR), map), 'bitmap.write');
+    this.flush();
   }
 
   /** The header leads to a table that is stable. */

@@ -26,14 +26,19 @@ import { SECTOR } from './structs.ts';
 /** `size` is a multiple of 512. The image may be written (prepare.ts). */
 export function* resizeFixed(source: BlockSource, image: VhdImage, size: ByteCount): Steps {
   const before = image.virtualSize;
-  const { bytes } = image.found.copy;
+  const { bytes, footer } = image.found.copy;
   const total = Math.abs(size - before);
   let { at } = image.found.copy;
   const end = source.size;
   const target = at % SECTOR === 0 ? size : Math.max(size, roundUp(at + 2 * SECTOR, SECTOR));
   if (target > at) {
-    // What it says may be more than the file held.
-    writeFooter(source, withSize(bytes, before), target);
+    const asBefore = withSize(bytes, before);
+    // What it says may be more than the file holds: at another place the disk would be larger.
+    if (at % SECTOR === 0 && footer.currentSize > BigInt(at)) {
+      writeFooter(source, asBefore, at);
+      flush(source);
+    }
+    writeFooter(source, asBefore, target);
     flush(source);
     at = target;
   }

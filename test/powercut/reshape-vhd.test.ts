@@ -1,16 +1,17 @@
 /** Power cuts while VHDs are changed as a whole: every prefix, and reorderings, of each operation on many layouts. */
 
 import { describe, expect, test } from 'vitest';
+import { guestOffset } from '../../src/base/units.ts';
 import { driverOf } from '../../src/formats/registry.ts';
 import type { OpenContext } from '../../src/image/driver.ts';
 import type { Reshaping } from '../../src/image/reshape.ts';
 import { TableAllocator } from '../../src/shared/paged-table.ts';
 import type { BlockSource } from '../../src/source/block-source.ts';
-import { openDisk, parentDisk, readDisk } from '../support/disk.ts';
+import { openDisk, openEditable, parentDisk, readDisk } from '../support/disk.ts';
 import { samples } from '../support/encoders/vhd.ts';
 import { encodeDynamic, type VhdDynamicSpec } from '../support/encoders/vhd-image.ts';
 import { MemorySource } from '../support/memory-source.ts';
-import { random, randomBytes } from '../support/random.ts';
+import { between, random, randomBytes } from '../support/random.ts';
 import { RecordingSource } from '../support/recording-source.ts';
 import type { SampleImage } from '../support/sample.ts';
 import { cutChanges } from './harness.ts';
@@ -290,5 +291,39 @@ describe('rebase', () => {
       plan,
     );
     expect(violation).toBeUndefined();
+  });
+});
+
+describe('one after the other', () => {
+  const some = named(all.filter(({ file }) => file.length < 400 * KIB));
+
+  test.each(some)('%s', (name, sample) => {
+    const pick = random(name.length);
+    const beneath = parentDisk(sample);
+    const memory = new MemorySource(sample.file, name, true);
+    let model: Uint8Array = sample.disk.slice();
+    for (let n = 0; n < 12; n += 1) {
+      const context = contextOf(sample);
+      const parentSize = beneath?.size;
+      if (between(pick, 0, 2) === 0) finish(driver.reshape.compact!(memory, context));
+      else if (parentSize === undefined || model.length % 512 === 0) {
+        const size = 512 * between(pick, 2, 900);
+        finish(driver.reshape.resize!(memory, size, context, parentSize));
+        model = resized(model, size);
+      }
+      const { disk } = openEditable(driver, memory, sample.options, 1 << 18, beneath);
+      const bytes = randomBytes(pick, Math.min(model.length, between(pick, 1, 20_000)));
+      const at = between(pick, 0, model.length - bytes.length);
+      expect(disk.write(bytes, 0, bytes.length, guestOffset(at))).toBe(bytes.length);
+      model.set(bytes, at);
+      expect(n % 2 === 0 ? disk.flush() : disk.close()).toBe(0);
+      expect(
+        judge(
+          caseOf(sample, () => (function* () {})(), [model]),
+          memory,
+          true,
+        ),
+      ).toBeUndefined();
+    }
   });
 });

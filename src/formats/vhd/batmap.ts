@@ -15,9 +15,10 @@ import {
 } from './structs.ts';
 
 /** A map for 2 Mi blocks; a larger one is not worth its reading at open. */
-const MAX_MAP_BYTES = 256 * KIB;
+export const MAX_MAP_BYTES = 256 * KIB;
 
 const VERSION_SIGNED = 0x00010001;
+const VERSION_UNSIGNED = 0x00010002;
 
 export interface Batmap {
   /** Host offset of the header, one sector. */
@@ -96,4 +97,45 @@ function readMap(
     return undefined;
   }
   return map;
+}
+
+/**
+ * The header of a batmap as it is in the file, with the checksum of `map`. Header and map lie in sectors of their own:
+ * where a power cut leaves the new one of one and the old one of the other, the checksum says that the map is not to be
+ * used, as long as every changed bit goes the same way.
+ */
+export function resealBatmap(header: Uint8Array, map: Uint8Array): Uint8Array {
+  const bytes = header.slice();
+  const { version } = batmapStruct.decode(bytes);
+  new DataView(bytes.buffer).setUint32(batmapStruct.at.checksum, mapChecksum(map, version));
+  return bytes;
+}
+
+/** Bytes of a batmap, its header included, for a table of `entries`. */
+export const batmapLength = (entries: number): ByteCount => SECTOR + roundUp(Math.ceil(entries / 8), SECTOR);
+
+/**
+ * A batmap for a table of `entries`, header and map, that is to lie at host offset `at`. What `bits` does not say is
+ * not known to be full, which is always true.
+ */
+export function encodeBatmap(bits: Uint8Array | undefined, entries: number, at: number): Uint8Array {
+  const bytes = new Uint8Array(batmapLength(entries));
+  const map = bytes.subarray(SECTOR);
+  if (bits !== undefined) map.set(bits.subarray(0, map.length));
+  batmapStruct.encode(
+    {
+      cookie: BATMAP_COOKIE,
+      mapOffset: BigInt(at + SECTOR),
+      mapSectors: map.length / SECTOR,
+      version: VERSION_UNSIGNED,
+      checksum: mapChecksum(map, VERSION_UNSIGNED),
+      marker: 0,
+      keySet: 0,
+      keyNonce: new Uint8Array(32),
+      keyHash: new Uint8Array(32),
+      reserved: new Uint8Array(0),
+    },
+    bytes,
+  );
+  return bytes;
 }

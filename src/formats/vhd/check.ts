@@ -1,10 +1,11 @@
 /** Looking a VHD through for damage. Reads only. */
 
-import { type ByteCount, type HostOffset, hex, KIB } from '../../base/units.ts';
+import { type ByteCount, hex } from '../../base/units.ts';
 import { CheckCollector, type CheckReport } from '../../image/check.ts';
 import { scanTable } from '../../image/count.ts';
 import type { OpenContext } from '../../image/driver.ts';
 import type { BlockSource } from '../../source/block-source.ts';
+import { dataUnderClear } from './clear-bits.ts';
 import { geometrySize, isLargestGeometry, properGeometrySize } from './geometry.ts';
 import type { DynamicParts, VhdImage } from './image.ts';
 import { openVhd } from './open.ts';
@@ -18,13 +19,12 @@ import {
   listBlocks,
   reservedRanges,
 } from './space.ts';
-import { SECTOR, UNALLOCATED, VHD_EPOCH } from './structs.ts';
+import { type Footer, SECTOR, UNALLOCATED, VHD_EPOCH } from './structs.ts';
 import { BitmapReader, FITS, IN_METADATA, type Layout, placement, tableLoader, usedBytes } from './table.ts';
 import type { DynamicState } from './translator.ts';
 
 /** Clocks differ: what is less ahead than this is not in the future. */
 const SLACK_SECONDS = 24 * 3600;
-const PIECE = 64 * KIB;
 
 /** Throws ImageError where the image cannot be opened. */
 export function checkVhd(source: BlockSource, context: OpenContext): CheckReport {
@@ -33,7 +33,7 @@ export function checkVhd(source: BlockSource, context: OpenContext): CheckReport
   checkFooter(image, findings);
   if (image.state.kind === 'fixed') {
     findings.allocated(image.virtualSize);
-    const behind = image.found.copy.at - image.virtualSize;
+    const behind = unusedOf(image);
     if (behind > 0) {
       findings.leak(`VHD: ${behind} bytes between the disk and its footer are not part of it`, behind);
     }
@@ -43,6 +43,22 @@ export function checkVhd(source: BlockSource, context: OpenContext): CheckReport
   return findings.report();
 }
 
+/** Bytes between a fixed disk and its footer that are no part of it to any reader, whichever size it goes by. */
+export function unusedOf({ found, virtualSize }: VhdImage): ByteCount {
+  const { at, footer } = found.copy;
+  return Math.max(0, at - Math.max(virtualSize, Number(footer.currentSize)));
+}
+
+/** Whether its time is in the future. */
+export function isAhead({ timestamp }: Footer): boolean {
+  return VHD_EPOCH + timestamp - Date.now() / 1000 > SLACK_SECONDS;
+}
+
+/** Whether its geometry says more than its current size has. */
+export function isGeometryAbove(footer: Footer): boolean {
+  return !isLargestGeometry(footer) && geometrySize(footer) > properGeometrySize(Number(footer.currentSize));
+}
+
 function checkFooter({ found }: VhdImage, findings: CheckCollector): void {
   const { at, footer } = found.copy;
   const name = `VHD footer at ${hex(at)}`;
@@ -50,13 +66,12 @@ function checkFooter({ found }: VhdImage, findings: CheckCollector): void {
   if (known !== 0 || (footer.features & 2) === 0) {
     findings.warning(`${name}: features are ${hex(footer.features)}, expected 0x2 or 0x3`);
   }
-  const ahead = VHD_EPOCH + footer.timestamp - Date.now() / 1000;
-  if (ahead > SLACK_SECONDS) {
+  if (isAhead(footer)) {
     const when = new Date((VHD_EPOCH + footer.timestamp) * 1000).toISOString();
     findings.warning(`${name}: its time, ${when}, is in the future`);
   }
   const proper = properGeometrySize(Number(footer.currentSize));
-  if (!isLargestGeometry(footer) && geometrySize(footer) > proper) {
+  if (isGeometryAbove(footer)) {
     findings.warning(
       `${name}: the geometry says ${geometrySize(footer)} bytes, expected at most ${proper} for the current size`,
     );
@@ -75,7 +90,6 @@ class DynamicCheck {
   readonly #parts: DynamicParts;
   readonly #findings: CheckCollector;
   readonly #bitmap: BitmapReader;
-  readonly #piece = new Uint8Array(PIECE);
 
   constructor(source: BlockSource, state: DynamicState, parts: DynamicParts, findings: CheckCollector) {
     this.#source = source;
@@ -176,34 +190,12 @@ class DynamicCheck {
     }
     // There the parent shows, whatever lies under it.
     if (this.#parts.parent !== undefined) return;
-    const at = this.#dataUnderClear(block, dataAt);
+    const at = dataUnderClear(this.#source, layout, this.#bitmap, block, dataAt);
     if (at !== undefined) {
       this.#findings.warning(
         `VHD block ${block}: the sector at ${hex(at)} is not set in the bitmap, expected zeros there, found data`,
       );
     }
-  }
-
-  /** Host offset of the first sector of a block that has a clear bit and a byte that is not zero. */
-  #dataUnderClear(block: number, dataAt: number): number | undefined {
-    const bytes = usedBytes(this.#layout, block);
-    const end = Math.min(dataAt + bytes, this.#source.size);
-    let at = dataAt;
-    while (at < end) {
-      // Holes of the file are zeros.
-      const data = this.#source.nextData(at as HostOffset);
-      at = Math.max(at, dataAt + Math.floor((data - dataAt) / SECTOR) * SECTOR);
-      if (at >= end) return undefined;
-      const count = Math.min(PIECE, end - at);
-      if (this.#source.readAt(this.#piece, 0, count, at as HostOffset) !== count) return undefined;
-      for (let done = 0; done < count; done += SECTOR) {
-        if (this.#bitmap.isSet((at + done - dataAt) / SECTOR)) continue;
-        const sector = this.#piece.subarray(done, Math.min(done + SECTOR, count));
-        if (sector.some((byte) => byte !== 0)) return at + done;
-      }
-      at += count;
-    }
-    return undefined;
   }
 
   /** Room for a block and more that nothing uses; less than that is lost between aligned blocks. */

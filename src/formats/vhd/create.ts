@@ -4,7 +4,6 @@
  */
 
 import { ImageError } from '../../base/errors.ts';
-import { isZero } from '../../base/guid.ts';
 import { type ByteCount, GIB, hostOffset, KIB, MIB, roundUp } from '../../base/units.ts';
 import {
   bytesAt,
@@ -14,32 +13,27 @@ import {
   checkPower,
   filledAt,
   type ImagePlan,
-  markOf,
   type NewParent,
-  type Piece,
   PREALLOCATION,
-  utf16,
-  windowsPath,
 } from '../../image/create.ts';
 import { checksumOf, stampFooter } from './footer.ts';
+import { LARGEST } from './geometry.ts';
+import { endOfLocators, locatorsOf, parentFields } from './new-parent.ts';
 import {
   FOOTER_COOKIE,
   footerStruct,
   HEADER_COOKIE,
   headerStruct,
-  LOCATOR_COUNT,
-  locatorStruct,
   SECTOR,
   TYPE_DIFFERENCING,
   TYPE_DYNAMIC,
   TYPE_FIXED,
   UNALLOCATED,
   VERSION_1_0,
-  VHD_EPOCH,
 } from './structs.ts';
 
 /** Of Microsoft's tools and of QEMU, which opens none that is larger. */
-const MAX_DISK_SIZE = 2040 * GIB;
+export const MAX_DISK_SIZE = 2040 * GIB;
 /** What Microsoft's tools make. XenServer opens none above 2 MiB. */
 const MIN_BLOCK_SIZE = 512 * KIB;
 const MAX_BLOCK_SIZE = 2 * MIB;
@@ -48,8 +42,6 @@ const SYSTEM = 'Wi2k';
 const NO_OFFSET = 0xffffffffffffffffn;
 const HEADER_AT = SECTOR;
 const TABLE_AT = SECTOR + headerStruct.size;
-/** UTF-16 units of the parent's name, its NUL left out. */
-const MAX_NAME = 255;
 
 const usage = (message: string, hint?: string): ImageError => new ImageError('usage', message, { hint });
 
@@ -97,7 +89,7 @@ function planDynamic(request: CreateRequest): ImagePlan {
   const tableBytes = roundUp(entries * 4, SECTOR);
   const tableEnd = TABLE_AT + tableBytes;
   const locators = parent === undefined ? [] : locatorsOf(parent, tableEnd);
-  const end = locators.reduce((at, { data }) => at + roundUp(data.length, SECTOR), tableEnd);
+  const end = endOfLocators(locators, tableEnd);
   const type = parent === undefined ? TYPE_DYNAMIC : TYPE_DIFFERENCING;
   const footer = footerOf(request, type, BigInt(HEADER_AT));
   const header = new Uint8Array(headerStruct.size);
@@ -156,9 +148,7 @@ function footerOf(
       creatorSystem: SYSTEM,
       originalSize: BigInt(virtualSize),
       currentSize: BigInt(virtualSize),
-      cylinders: 65535,
-      heads: 16,
-      sectors: 255,
+      ...LARGEST,
       type,
       uniqueId: options.uuid('unique-id') ?? guid(),
     },
@@ -166,54 +156,4 @@ function footerOf(
   );
   stampFooter(footer, now);
   return footer;
-}
-
-interface NewLocator {
-  readonly code: string;
-  readonly data: Uint8Array;
-  readonly piece: Piece;
-}
-
-/** Windows wants both, and tapdisk the dot before the relative one. Paths of Linux are written as VirtualBox does. */
-function locatorsOf({ relative, absolute }: NewParent, at: number): NewLocator[] {
-  let next = at;
-  return [['W2ku', absolute] as const, ['W2ru', `.\\${windowsPath(relative)}`] as const].map(
-    ([code, path]) => {
-      const data = utf16(path, 'little');
-      const piece = bytesAt(next, data);
-      next += roundUp(data.length, SECTOR);
-      return { code, data, piece };
-    },
-  );
-}
-
-function parentFields(parent: NewParent | undefined, locators: readonly NewLocator[]) {
-  const parentLocators = new Uint8Array(LOCATOR_COUNT * locatorStruct.size);
-  if (parent === undefined) {
-    const parentName = new Uint8Array(0);
-    return { parentUniqueId: new Uint8Array(16), parentTimestamp: 0, parentName, parentLocators };
-  }
-  const name = parent.relative.split('/').at(-1)!;
-  if (name.length > MAX_NAME) {
-    throw usage(`the parent's name has ${name.length} UTF-16 units: a VHD records at most ${MAX_NAME}`);
-  }
-  locators.forEach(({ code, data, piece }, n) => {
-    const space = roundUp(data.length, SECTOR);
-    const entry = { code, space, length: data.length, reserved: 0, offset: BigInt(piece.at) };
-    locatorStruct.encode(entry, parentLocators, n * locatorStruct.size);
-  });
-  return {
-    parentUniqueId: uniqueIdOf(parent),
-    parentTimestamp: Math.max(0, parent.modified - VHD_EPOCH),
-    parentName: utf16(name, 'big'),
-    parentLocators,
-  };
-}
-
-/** Of a raw parent none: so tapdisk marks it. */
-function uniqueIdOf(parent: NewParent): Uint8Array {
-  if (parent.image.format === 'raw') return new Uint8Array(16);
-  const id = Uint8Array.from(Buffer.from(markOf(parent, 'unique-id').replaceAll('-', ''), 'hex'));
-  if (id.length === 16 && !isZero(id)) return id;
-  throw new ImageError('bug', `${parent.absolute}: its unique id cannot be read`);
 }

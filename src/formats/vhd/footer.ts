@@ -2,11 +2,12 @@
 
 import { corrupt, ImageError, unsupported } from '../../base/errors.ts';
 import { quoted } from '../../base/text.ts';
-import { hex } from '../../base/units.ts';
+import { type ByteCount, hex } from '../../base/units.ts';
 import type { ProbeSample, ProbeVerdict, Report } from '../../image/driver.ts';
 import { NO_MATCH } from '../../image/driver.ts';
 import { safeNumber } from '../../layout/struct.ts';
 import { type BlockSource, readExactly } from '../../source/block-source.ts';
+import { LARGEST } from './geometry.ts';
 import {
   CREATOR_TAPDISK,
   FOOTER_COOKIE,
@@ -40,6 +41,26 @@ export function stampFooter(bytes: Uint8Array, seconds: number): void {
   const view = new DataView(bytes.buffer, bytes.byteOffset, SECTOR);
   view.setUint32(footerStruct.at.timestamp, (seconds - VHD_EPOCH) >>> 0);
   view.setUint32(footerStruct.at.checksum, checksumOf(bytes, footerStruct.at.checksum));
+}
+
+/**
+ * A footer for a disk of `size` bytes: with the largest geometry, by which every reader goes by that size, as create
+ * has it.
+ */
+export function setSize(view: DataView, size: ByteCount): void {
+  const { at } = footerStruct;
+  view.setBigUint64(at.currentSize, BigInt(size));
+  view.setUint16(at.cylinders, LARGEST.cylinders);
+  view.setUint8(at.heads, LARGEST.heads);
+  view.setUint8(at.sectors, LARGEST.sectors);
+}
+
+/** The same, of a copy that gets the present time. */
+export function withSize(footer: Uint8Array, size: ByteCount): Uint8Array {
+  const bytes = footer.slice();
+  setSize(new DataView(bytes.buffer), size);
+  stampFooter(bytes, Math.floor(Date.now() / 1000));
+  return bytes;
 }
 
 type Place = 'tail' | 'short-tail' | 'head';
@@ -131,7 +152,7 @@ export function timeText(seconds: number): string {
 }
 
 /** Whether a footer leads to a dynamic header, as those of a sane dynamic or differencing image do. */
-function leadsToHeader(source: BlockSource, { footer }: FooterCopy): boolean {
+export function leadsToHeader(source: BlockSource, { footer }: FooterCopy): boolean {
   if (footer.type !== TYPE_DYNAMIC && footer.type !== TYPE_DIFFERENCING) return false;
   const at = safeNumber(footer.dataOffset);
   if (at === undefined || at + headerStruct.size > source.size) return false;
@@ -152,6 +173,18 @@ function differ(a: FooterCopy, b: FooterCopy): boolean {
   }
   return false;
 }
+
+/** What is in the last sector and in the first one, good or not; the latter where the file has more than one. */
+export function footerSectors(source: BlockSource): FooterCopy[] {
+  const { size } = source;
+  if (size < SECTOR) return [];
+  const tail = readFooter(source, 'tail', size - SECTOR, SECTOR);
+  return size < 2 * SECTOR ? [tail] : [tail, readFooter(source, 'head', 0, SECTOR)];
+}
+
+/** The footer in the sector at `at`, as one at the end of a file would be judged. */
+export const footerAt = (source: BlockSource, at: number): FooterCopy =>
+  readFooter(source, 'tail', at, SECTOR);
 
 export interface FoundFooter {
   /** The one to go by. */

@@ -51,8 +51,10 @@ export function properGeometrySize(size: ByteCount): ByteCount {
 }
 
 /** The largest geometry that fits: what is larger, or must be exact, is written with it. */
+export const LARGEST = { cylinders: 65535, heads: 16, sectors: 255 } as const;
+
 export function isLargestGeometry({ cylinders, heads, sectors }: Footer): boolean {
-  return cylinders === 65535 && heads === 16 && sectors === 255;
+  return cylinders === LARGEST.cylinders && heads === LARGEST.heads && sectors === LARGEST.sectors;
 }
 
 /**

@@ -203,7 +203,7 @@ function checkHeader({ placed }: DynamicParts): void {
  * is not atomic. A missing one takes the last sector of the file where that is free (a device, which cannot
  * grow), else the next one.
  */
-function placeOfTail(tailAt: number | undefined, size: number, used: number): number {
+export function placeOfTail(tailAt: number | undefined, size: number, used: number): number {
   if (tailAt !== undefined && tailAt % SECTOR === 0) return tailAt;
   if (tailAt === undefined && size % SECTOR === 0 && used <= size - SECTOR) return size - SECTOR;
   return roundUp(size, SECTOR);

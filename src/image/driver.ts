@@ -54,6 +54,11 @@ export interface OpenContext {
    * modify UUID), instead of a random one. Of formats whose writes leave it alone, nothing.
    */
   readonly nextIdentity?: Uint8Array;
+  /**
+   * For `Reshaper.resize` of a child: bytes of its parent's disk. What is added reads as zeros, so as far as the parent
+   * reaches it must be hidden. Undefined: it is not known, and may reach anywhere.
+   */
+  readonly parentSize?: ByteCount;
 }
 
 /** What is known of an opened image; the source of `vdisk info`, the attributes and the log line. */

@@ -19,7 +19,9 @@ export interface Resized {
 /** Throws ImageError; the image is whole in any case, with the old size or the new one. */
 export async function resizeImage(request: ResizeRequest): Promise<Resized> {
   const opened = openForReshape(request);
-  const { layer, driver, context } = opened;
+  const { layer, driver, parents } = opened;
+  const parentSize = parents[0]?.image.virtualSize;
+  const context = { ...opened.context, ...(parentSize === undefined ? {} : { parentSize }) };
   try {
     const before = layer.image.virtualSize;
     const after = request.sizeFrom(before);

@@ -87,21 +87,7 @@ export class QedJob {
   writeHeader(change: Partial<QedHeader>, also: (sector: Uint8Array) => void = () => {}): void {
     const { source } = this;
     const header = { ...this.#header, autoclearFeatures: 0n, ...change };
-    const sector = readExactly(
-      source,
-      0,
-      SECTOR,
-      (outcome) => new ImageError('io', `${source.label}: the QED header cannot be read (errno ${-outcome})`),
-    );
-    also(sector);
-    qedHeader.encode(header, sector);
-    this.flush();
-    must(
-      source.writeAt(sector, 0, SECTOR, 0 as HostOffset, 'header.write'),
-      source,
-      'its header cannot be written',
-    );
-    this.flush();
+    QedJob.rewriteHeader(source, header, also);
     this.#header = header;
     const { clusterSize, tableSize, headerSize, l1TableOffset, imageSize } = header;
     this.geometry = geometryOf(
@@ -112,6 +98,26 @@ export class QedJob {
       Number(imageSize),
     );
     this.#reader = new TableReader(source, this.geometry);
+  }
+
+  /** The same of an image that may not open yet. */
+  static rewriteHeader(
+    source: BlockSource,
+    header: QedHeader,
+    also: (sector: Uint8Array) => void = () => {},
+  ): void {
+    const sector = readExactly(
+      source,
+      0,
+      SECTOR,
+      (outcome) => new ImageError('io', `${source.label}: the QED header cannot be read (errno ${-outcome})`),
+    );
+    also(sector);
+    qedHeader.encode(header, sector);
+    must(source.flush(), source, 'it cannot be made stable');
+    const status = source.writeAt(sector, 0, SECTOR, 0 as HostOffset, 'header.write');
+    must(status, source, 'its header cannot be written');
+    must(source.flush(), source, 'it cannot be made stable');
   }
 
   /** Before the first change of an image whose tables were looked through: the marks that a writer clears. */
@@ -138,7 +144,7 @@ export class QedJob {
     const words = level === 'L1' ? new Uint32Array(PAGE_WORDS) : this.#words;
     for (let first = roundDown(from, PAGE_WORDS); first < tableEntries; first += PAGE_WORDS) {
       const at = tableAt + first * ENTRY_BYTES;
-      const skip = (this.source.nextData(at as HostOffset) - at) / ENTRY_BYTES;
+      const skip = Math.max(0, this.source.nextData(at as HostOffset) - at) / ENTRY_BYTES;
       first += roundDown(skip, PAGE_WORDS);
       if (first >= tableEntries) return;
       const count = Math.min(PAGE_WORDS, tableEntries - first);
@@ -156,8 +162,12 @@ export class QedJob {
 
   /** Gives the file `size` bytes; a block device keeps its own. */
   setSize(size: ByteCount): void {
-    const status = size === this.source.size ? 0 : this.source.setSize(size);
-    if (status !== -EINVAL) must(status, this.source, 'the size of the file cannot be changed');
+    QedJob.setSize(this.source, size);
+  }
+
+  static setSize(source: BlockSource, size: ByteCount): void {
+    const status = size === source.size ? 0 : source.setSize(size);
+    if (status !== -EINVAL) must(status, source, 'the size of the file cannot be changed');
   }
 
   /** The file ends with its last used cluster; what is free before it is given to the host. */

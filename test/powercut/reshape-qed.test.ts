@@ -16,10 +16,11 @@ import {
   samples,
   withBacking,
 } from '../support/encoders/qed.ts';
+import { FaultSource } from '../support/fault-source.ts';
 import { MemorySource } from '../support/memory-source.ts';
 import { between, random, randomBytes } from '../support/random.ts';
 import type { SampleImage } from '../support/sample.ts';
-import { cutReshape, finish } from './reshape.ts';
+import { cutReshape, finish, judge } from './reshape.ts';
 
 const driver = driverOf('qed');
 const reshape = driver.reshape;
@@ -387,10 +388,80 @@ describe('a flush that is left out', () => {
       [true, false],
     ],
   ])(
-    '$0.name',
+    '%#: of its flushes, those that matter',
     (tried, wanted) => {
       expect(seen(tried)).toEqual(wanted);
     },
     60_000,
   );
+});
+
+describe('a medium that fails', () => {
+  const description = layouts.get('gaps everywhere')!;
+  const own = qedDisk(description);
+  const larger = new Uint8Array(200 * KIB);
+  larger.set(own);
+  const { file, disk } = childOf(base, description);
+
+  test.each<readonly [string, Tried]>([
+    [
+      'compact',
+      {
+        name: 'compact',
+        file: qedBytes(description),
+        disks: [own],
+        run: (source, context) => finish(reshape.compact!(source, context)),
+      },
+    ],
+    [
+      'grow',
+      {
+        name: 'grow',
+        file: qedBytes(description),
+        disks: [own, larger],
+        run: (source, context) => finish(reshape.resize!(source, larger.length, context)),
+      },
+    ],
+    [
+      'shrink',
+      {
+        name: 'shrink',
+        file: qedBytes(description),
+        disks: [own, own.slice(0, 8704)],
+        run: (source, context) => finish(reshape.resize!(source, 8704, context)),
+      },
+    ],
+    [
+      'empty',
+      {
+        name: 'empty',
+        parent: base,
+        file,
+        disks: [disk, shown],
+        run: (source, context) => finish(reshape.empty!(source, context)),
+      },
+    ],
+  ])('%s: at whatever place, it is told, and the image is whole', (_, tried) => {
+    let failed = 0;
+    for (let nth = 1; ; nth += 1) {
+      const memory = new MemorySource(tried.file, tried.name, true);
+      const source = new FaultSource(memory);
+      source.set({ step: undefined, nth, times: 1, errno: 5, part: 0 });
+      let problem: unknown;
+      try {
+        tried.run(source, CONTEXT);
+      } catch (thrown) {
+        problem = thrown;
+      }
+      const wrong = judge(
+        { driver, ...tried, parent: parentDisk(tried) },
+        new MemorySource(memory.bytes.slice()),
+      );
+      expect(wrong).toBeUndefined();
+      if (source.hits === 0) break;
+      expect(problem).toMatchObject({ name: 'ImageError', kind: 'io' });
+      failed += 1;
+    }
+    expect(failed).toBeGreaterThanOrEqual(3);
+  });
 });

@@ -72,6 +72,8 @@ export interface StateRecord {
   /** CRC-32C of the backing file's name: whether it was changed since. */
   readonly name: number;
   readonly image: ImageState;
+  /** A commit into the image was begun in that state, and not ended: see overlay-record.ts. */
+  readonly committing?: boolean;
 }
 
 export const checksumOfName = (name: string): number => crc32c(new TextEncoder().encode(name));

@@ -16,23 +16,15 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { ImageError } from '../base/errors.ts';
 import { shownPath } from '../base/text.ts';
 import { roundUp } from '../base/units.ts';
-import { NOTE, newImage } from '../formats/qed/create.ts';
+import { newImage } from '../formats/qed/create.ts';
 import { DRIVERS } from '../formats/registry.ts';
 import { openImage } from '../image/open.ts';
-import { readExactly } from '../source/block-source.ts';
 import { FileSource } from '../source/file.ts';
 import { admitNamed, keyOf } from './gate.ts';
-import {
-  checksumOfName,
-  decodeRecord,
-  describeState,
-  encodeRecord,
-  isSameState,
-  type StateRecord,
-  stateOf,
-} from './image-state.ts';
+import { checksumOfName, encodeRecord, type StateRecord, stateOf } from './image-state.ts';
 import { type Layer, type LayerContext, openContextOf, openLayer } from './layer.ts';
 import { createFile, type NewFile, openUnnamed } from './new-file.ts';
+import { differenceOf, nameOf, overlayOf } from './overlay-record.ts';
 import { TEMPORARY } from './policy.ts';
 
 const SECTOR = 512;
@@ -164,13 +156,13 @@ function refuseOwnFile(place: string, there: Stats, layers: readonly Layer[]): v
 /** Whether `overlay` lies on `base`: undefined, or why it may be read only. Throws ImageError where it does not. */
 function judge(overlay: Layer, base: Layer, force: boolean, context: LayerContext): string | undefined {
   const name = backingName(overlay);
-  const record = readRecord(overlay);
+  const record = overlayOf(overlay);
   const path = shownPath(overlay.path);
   const unfit = overlay.image.parent?.compare(base.image);
   if (unfit !== undefined) {
     throw mismatch(`${path}: wants ${unfit.wanted}, ${shownPath(base.path)} is ${unfit.found}`);
   }
-  if (record?.name !== checksumOfName(name)) {
+  if (record === undefined) {
     if (leadsTo(name, overlay, base)) {
       context.report(
         `${overlay.path}: does not record for which state of ${shownPath(base.path)} it was made; its backing file is ` +
@@ -180,12 +172,17 @@ function judge(overlay: Layer, base: Layer, force: boolean, context: LayerContex
     }
     throw mismatch(`${path}: is an overlay of ${shownPath(name)}, not of ${shownPath(base.path)}`);
   }
-  const found = stateOf(base);
-  if (isSameState(record.image, found)) return undefined;
+  const difference = differenceOf(record, base);
+  if (difference === undefined && !record.committing) return undefined;
   const text =
-    `${path}: is not an overlay of ${shownPath(base.path)} as it is now: it was made for one with ` +
-    `${shownPath(describeState(record.image))}; this one has ${shownPath(describeState(found))}`;
-  if (!force) throw mismatch(text);
+    difference === undefined
+      ? `${path}: a commit of it into ${shownPath(base.path)} was begun and not ended`
+      : `${path}: ${difference}`;
+  if (!force) {
+    throw difference === undefined
+      ? new ImageError('mismatched', text, { hint: 'Run vdisk commit again: it goes on where it was.' })
+      : mismatch(text);
+  }
   context.report(text);
   return 'its overlay was made for another image, or for this one before it was changed';
 }
@@ -196,29 +193,11 @@ function mismatch(text: string): ImageError {
   });
 }
 
-/** The name as it is recorded; the driver has checked it. */
-function backingName({ path, image }: Layer): string {
-  const name = image.parent?.places[0]?.path;
+function backingName(overlay: Layer): string {
+  const name = nameOf(overlay);
   if (name !== undefined) return name;
-  throw new ImageError('mismatched', `${shownPath(path)}: is an image that stands alone, not an overlay`, {
-    hint: 'Name a file that is not there yet: it is made.',
-  });
-}
-
-function readRecord({ path, source }: Layer): StateRecord | undefined {
-  const length = Math.min(NOTE.bytes, source.size - NOTE.at);
-  try {
-    const bytes = readExactly(
-      source,
-      NOTE.at,
-      length,
-      (outcome) => new ImageError('io', `its header cannot be read (${outcome})`),
-    );
-    return decodeRecord(bytes);
-  } catch (problem) {
-    const { kind, message } = ImageError.from(problem, 'bug');
-    throw new ImageError(kind, `${shownPath(path)}: ${message}`, { cause: problem });
-  }
+  const text = `${shownPath(overlay.path)}: is an image that stands alone, not an overlay`;
+  throw new ImageError('mismatched', text, { hint: 'Name a file that is not there yet: it is made.' });
 }
 
 function leadsTo(name: string, overlay: Layer, base: Layer): boolean {

@@ -4,7 +4,7 @@ import { resolve } from 'node:path';
 import type { Argv } from 'yargs';
 import { ImageError } from '../base/errors.ts';
 import { shownPath } from '../base/text.ts';
-import { formatSize, hex } from '../base/units.ts';
+import { type ByteCount, formatSize, hex, parseSize } from '../base/units.ts';
 import type { Layer } from '../chain/layer.ts';
 import { type Origin, originsOf } from '../disk/walker.ts';
 import { DATA, HOLE, ZERO } from '../image/extent.ts';
@@ -32,6 +32,9 @@ interface MapArguments extends Omit<ImageArguments, 'paths'> {
   readonly path: string;
   /** What this image of the chain holds by itself; undefined: what all show together. */
   readonly layer: number | undefined;
+  /** Only from here on, and only so many bytes. */
+  readonly start: ByteCount;
+  readonly length: ByteCount;
 }
 
 function takeMapArguments(command: Argv): void {
@@ -42,8 +45,19 @@ function takeMapArguments(command: Argv): void {
       requiresArg: true,
       describe: 'only what this image of the chain holds: 0 the image, 1 its parent, …',
     })
+    .option('start', {
+      type: 'string',
+      requiresArg: true,
+      describe: 'from this byte of the disk on: 64K, 2G; from its beginning by default',
+    })
+    .option('length', {
+      type: 'string',
+      requiresArg: true,
+      describe: 'so many bytes of it; to its end by default',
+    })
     .example('$0 map disk.vhdx', 'a table; on a terminal also a bar of what is allocated')
     .example('$0 map --json snapshot.avhdx', 'for programs, in the field names of qemu-img map')
+    .example('$0 map --start 1M --length 64K disk.vdi', 'a part of the disk')
     .example('$0 map --layer 0 child.vhd', 'what the child alone holds; its parent may be missing')
     .epilogue(MAP_HELP);
 }
@@ -58,7 +72,43 @@ function mapArguments(parsed: Record<string, unknown>): MapArguments {
     ...imageArguments(parsed),
     path: String(parsed['image']),
     layer: layer === undefined ? undefined : Number(layer),
+    start: sizeOption(parsed, 'start') ?? 0,
+    length: sizeOption(parsed, 'length') ?? Number.POSITIVE_INFINITY,
   };
+}
+
+function sizeOption(parsed: Record<string, unknown>, name: 'start' | 'length'): ByteCount | undefined {
+  const text = parsed[name];
+  if (text === undefined) return undefined;
+  const bytes = typeof text === 'string' ? parseSize(text) : undefined;
+  if (bytes !== undefined && (bytes > 0 || name === 'start')) return bytes;
+  throw new ImageError(
+    'usage',
+    `--${name}: expected one number of bytes${name === 'length' ? ' above 0' : ''}`,
+    {
+      hint: 'Like 65536, or with K, M, G or T behind it: 64K.',
+    },
+  );
+}
+
+/** Bytes of the disk: from `from` to before `end`. */
+interface Range {
+  readonly from: number;
+  readonly end: number;
+}
+
+function rangeOf({ start, length }: MapArguments, [{ path, image }]: ChainLayers): Range {
+  const { virtualSize } = image;
+  if (start > 0 && start >= virtualSize) {
+    throw new ImageError(
+      'usage',
+      `--start: ${start} is not within the disk, which has ${virtualSize} bytes`,
+      {
+        hint: `vdisk info ${shownPath(path)} says how large it is.`,
+      },
+    );
+  }
+  return { from: start, end: Math.min(virtualSize, start + length) };
 }
 
 /** The layers that are asked, the first on top, and the number of that one in the chain. */
@@ -146,13 +196,13 @@ const kindOf = ({ kind, sparse }: Origin): Kind =>
   sparse ? 'sparse' : kind === DATA ? 'data' : kind === ZERO ? 'zero' : 'hole';
 
 /** Layers, a table, sums, and on a terminal the bar. */
-function asTable({ layers, first }: Asked): Shape {
+function asTable({ layers, first }: Asked, { from, end: to }: Range): Shape {
   const size = layers[0].image.virtualSize;
   const width = Math.max(6, hex(size).length);
   const sums = new Map<Kind, number>(KINDS.map((kind) => [kind, 0]));
   const { isTTY, columns } = process.stdout;
   // A terminal that does not know its width says 0.
-  const bar = isTTY ? new AllocationBar(size, columns || 80) : undefined;
+  const bar = isTTY ? new AllocationBar(to - from, columns || 80) : undefined;
   const row = (start: string, length: string, kind: string, layer: string, offset: string): string =>
     `${start.padEnd(width)}  ${length.padEnd(width)}  ${kind.padEnd(6)}  ${layer.padEnd(5)}  ${offset}`.trimEnd();
   const named = ({ path, image }: Layer, at: number): string =>
@@ -163,7 +213,7 @@ function asTable({ layers, first }: Asked): Shape {
       const { at, length, depth, host } = run;
       const kind = kindOf(run);
       sums.set(kind, sums.get(kind)! + length);
-      if (kind === 'data') bar?.add(at, length);
+      if (kind === 'data') bar?.add(at - from, length);
       const stored = run.kind === DATA ? hex(host) : '';
       return `${row(hex(at), hex(length), kind, run.kind === HOLE ? '' : `${depth + first}`, stored)}\n`;
     },
@@ -175,15 +225,17 @@ function asTable({ layers, first }: Asked): Shape {
   };
 }
 
-async function mapChain(chain: ChainLayers, { layer, json }: MapArguments): Promise<void> {
+async function mapChain(chain: ChainLayers, request: MapArguments): Promise<void> {
+  const { layer, json } = request;
   const part = asked(chain, layer);
+  const range = rangeOf(request, part.layers);
   const damage: string[] = [];
   const disk = diskOfChain(part.layers, (text) => damage.push(text));
-  const shape = json ? asJson(part) : asTable(part);
+  const shape = json ? asJson(part) : asTable(part, range);
   const output = new Output();
   await output.put(shape.begin());
   try {
-    for (const run of originsOf(disk.walker())) await output.put(shape.run(run));
+    for (const run of originsOf(disk.walker(), range.from, range.end)) await output.put(shape.run(run));
   } catch (problem) {
     if (!(problem instanceof ImageError)) throw problem;
     await output.flush();

@@ -101,12 +101,12 @@ export class Walker implements Origin {
 }
 
 /**
- * The whole disk in runs, neighbours with the same answer merged. Throws ImageError where a table is damaged or cannot
- * be read, after all runs before that place.
+ * The disk in runs, or its bytes from `from` to before `end`, which is at most its size; neighbours with the same answer
+ * merged. Throws ImageError where a table is damaged or cannot be read, after all runs before that place.
  */
-export function* originsOf(walker: Walker): Generator<Origin, void> {
+export function* originsOf(walker: Walker, from = 0, end: ByteCount = walker.size): Generator<Origin, void> {
   let last: Origin | undefined;
-  for (let at = 0; at < walker.size; at += walker.length) {
+  for (let at = from; at < end; at += walker.length) {
     const status = walker.look(at as GuestOffset);
     if (status < 0) {
       if (last !== undefined) yield last;
@@ -115,7 +115,8 @@ export function* originsOf(walker: Walker): Generator<Origin, void> {
         `at ${hex(at)} of the disk: where its bytes are cannot be told (errno ${-status})`,
       );
     }
-    const { length, kind, sparse, depth, host } = walker;
+    const { kind, sparse, depth, host } = walker;
+    const length = Math.min(walker.length, end - at);
     if (last !== undefined && goesOn(last, walker)) last = { ...last, length: last.length + length };
     else {
       if (last !== undefined) yield last;

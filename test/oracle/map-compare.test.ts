@@ -45,13 +45,13 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('against qemu-img (needs 
     }
   }
 
-  const ours = async (name: string): Promise<Entry[]> => {
-    const { status, stdout } = await vdisk('map', '--json', folder.path(name));
+  const ours = async (name: string, ...options: string[]): Promise<Entry[]> => {
+    const { status, stdout } = await vdisk('map', '--json', ...options, folder.path(name));
     expect(status).toBe(0);
     return JSON.parse(stdout);
   };
-  const theirs = (name: string, format: string): Entry[] =>
-    JSON.parse(qemu('qemu-img', 'map', '--output=json', '-f', format, name));
+  const theirs = (name: string, format: string, ...options: string[]): Entry[] =>
+    JSON.parse(qemu('qemu-img', 'map', '--output=json', '-f', format, ...options, name));
 
   /** Entries as text, the same answers joined: QEMU may stop at the bounds of its own tables. */
   function joined(list: readonly Entry[], of: (entry: Entry) => string): string[] {
@@ -97,6 +97,20 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('against qemu-img (needs 
       for (const { filename, depth: at } of mine.filter(({ offset }) => offset !== undefined)) {
         expect(filename).toBe(folder.path(names[depth - at]!));
       }
+    }
+  });
+
+  it('map: a part of a disk', async () => {
+    qemu('qemu-img', 'create', '-q', '-f', 'qed', 'part.qed', '4M');
+    qemu('qemu-io', '-f', 'qed', ...writes(random(9), 4 * MIB, 12, true), 'part.qed');
+    for (const [start, length] of [
+      [0, 100 * KIB],
+      [64 * KIB + 512, 3 * MIB],
+      [3 * MIB, 8 * MIB],
+    ]) {
+      const mine = await ours('part.qed', `--start=${start}`, `--length=${length}`);
+      const other = theirs('part.qed', 'qed', `--start-offset=${start}`, `--max-length=${length}`);
+      expect(joined(mine, all)).toEqual(joined(other, all));
     }
   });
 

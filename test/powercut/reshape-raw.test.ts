@@ -1,7 +1,11 @@
 /** Power cuts while raw images are resized. */
 
 import { expect, test } from 'vitest';
+import { EFBIG, EINVAL, EIO, ENOSPC } from '../../src/base/errno.ts';
 import { driverOf } from '../../src/formats/registry.ts';
+import { TableAllocator } from '../../src/shared/paged-table.ts';
+import type { BlockSource } from '../../src/source/block-source.ts';
+import { MemorySource } from '../support/memory-source.ts';
 import { random, randomBytes } from '../support/random.ts';
 import { cutReshape, finish } from './reshape.ts';
 
@@ -28,4 +32,29 @@ test.each([
   expect(violation).toBeUndefined();
   expect(images).toBeGreaterThan(2);
   expect(final).toEqual(after);
+});
+
+const context = { tables: new TableAllocator(), report: () => {}, options: new Map() };
+
+test.each([
+  ['a block device', EINVAL, 'usage', /is a block device/],
+  ['a limit of file sizes', EFBIG, 'io', /more than its file system, or a limit/],
+  ['a full file system', ENOSPC, 'io', /its size cannot be changed/],
+  ['a medium that fails', EIO, 'io', /its size cannot be changed/],
+] as const)('%s says no', (_, errno, kind, message) => {
+  const memory = new MemorySource(file, 'disk.raw', true);
+  const source: BlockSource = Object.create(memory, {
+    size: { get: () => memory.size },
+    setSize: { value: () => -errno },
+  });
+  expect(() => finish(driver.reshape.resize!(source, 12_800, context))).toThrow(
+    expect.objectContaining({ kind, message: expect.stringMatching(message) }),
+  );
+  expect(memory.bytes).toEqual(file);
+});
+
+test('to compact a raw image changes nothing', () => {
+  const source = new MemorySource(file, 'disk.raw', true);
+  finish(driver.reshape.compact!(source, context));
+  expect(source.bytes).toEqual(file);
 });

@@ -89,13 +89,7 @@ export function newImage({
   if (note !== undefined && note.length > NOTE.bytes) {
     throw new ImageError('bug', `a note of ${note.length} bytes, there is room for ${NOTE.bytes}`);
   }
-  const name = new TextEncoder().encode(backing?.name ?? '');
-  if (backing !== undefined && (name.length === 0 || name.length > MAX_BACKING_NAME || name.includes(0))) {
-    throw new ImageError(
-      'usage',
-      `a QED backing file name of ${name.length} bytes: expected 1 to ${MAX_BACKING_NAME}, without NUL`,
-    );
-  }
+  const name = backing === undefined ? new Uint8Array() : checkedName(backing.name);
   const clusterSize = wanted ?? clusterSizeFor(virtualSize, tableSize);
   const head = new Uint8Array(MIN_CLUSTER_SIZE);
   qedHeader.encode(
@@ -117,6 +111,16 @@ export function newImage({
   head.set(name, NAME_AT);
   if (note !== undefined) head.set(note, NOTE.at);
   return { head, size: (1 + tableSize) * clusterSize };
+}
+
+/** As it is recorded. Throws ImageError('usage') where it cannot be. */
+export function checkedName(text: string): Uint8Array {
+  const name = new TextEncoder().encode(text);
+  if (name.length > 0 && name.length <= MAX_BACKING_NAME && !name.includes(0)) return name;
+  throw new ImageError(
+    'usage',
+    `a QED backing file name of ${name.length} bytes: expected 1 to ${MAX_BACKING_NAME}, without NUL`,
+  );
 }
 
 const usage = (message: string, hint?: string): ImageError => new ImageError('usage', message, { hint });
@@ -170,7 +174,7 @@ function checkProportions(virtualSize: ByteCount, clusterSize: number, tableSize
 }
 
 /** A name relative to the image; a colon before any slash would make it a protocol to QEMU. */
-function backingOf(parent: NewParent | undefined): Backing | undefined {
+export function backingOf(parent: NewParent | undefined): Backing | undefined {
   if (parent === undefined) return undefined;
   const { relative, image } = parent;
   const name = /^[^/]*:/.test(relative) ? `./${relative}` : relative;

@@ -42,8 +42,9 @@ const STRETCH = 32768;
 
 /** One bit per cluster of the file up to LAST_CLUSTER, in memory that is touched only where clusters are marked. */
 export class UsedClusters {
-  /** The cluster after the last one marked. */
-  end = 0;
+  /** How many are marked. */
+  count = 0;
+  #end = 0;
   readonly #bits: Uint8Array;
   /** Whether any of a stretch of clusters is marked. */
   readonly #stretches: Uint8Array;
@@ -51,6 +52,15 @@ export class UsedClusters {
   constructor(clusters: number) {
     this.#bits = new Uint8Array(Math.ceil(clusters / 8));
     this.#stretches = new Uint8Array(Math.ceil(clusters / STRETCH));
+  }
+
+  /** The cluster after the last one marked. */
+  get end(): number {
+    while (this.#end > 0 && !this.has(this.#end - 1)) {
+      const empty = (this.#end & 7) === 0 && this.#bits[this.#end / 8 - 1] === 0;
+      this.#end -= empty ? 8 : 1;
+    }
+    return this.#end;
   }
 
   has(cluster: number): boolean {
@@ -65,8 +75,18 @@ export class UsedClusters {
     if ((before & bit) !== 0) return false;
     this.#bits[at] = before | bit;
     this.#stretches[Math.floor(cluster / STRETCH)] = 1;
-    if (cluster >= this.end) this.end = cluster + 1;
+    this.count += 1;
+    if (cluster >= this.#end) this.#end = cluster + 1;
     return true;
+  }
+
+  /** Takes the mark away again, from `count` clusters that have it. */
+  release(first: number, count: number): void {
+    for (let cluster = first; cluster < first + count; cluster += 1) {
+      const at = Math.floor(cluster / 8);
+      this.#bits[at] = this.#bits[at]! & ~(1 << (cluster & 7));
+    }
+    this.count -= count;
   }
 
   /** Runs of clusters below `end` that are not marked, ascending. */

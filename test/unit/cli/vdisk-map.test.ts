@@ -115,6 +115,37 @@ describe('JSON', () => {
   });
 });
 
+describe('--start and --length', () => {
+  it('tell a part of the disk, in its own places', async () => {
+    const { child } = chain();
+    const all = await entries(child);
+    const { offset } = all[1]! as { offset: number };
+    const part = await entries('--start', '4608', '--length=4K', child);
+    expect(part.map(({ start, length, depth, offset: at }) => [start, length, depth, at])).toEqual([
+      [4608, K - 512, 0, offset + 512],
+      [2 * K, 512, 0, undefined],
+    ]);
+    expect(await entries('--start=0', '--length=1T', child)).toEqual(all);
+    expect(await entries('--start', `${5 * K}`, child)).toEqual(all.slice(5));
+    const { stdout } = await vdisk(['map', '--start', '4K', '--length', '8K', child]);
+    expect(stdout).toMatch(/^data: 4 KiB.*\nzero: 4 KiB/m);
+    expect(stdout).not.toMatch(/^hole:/m);
+  });
+
+  it.each([
+    [['--start', '32K'], /--start: 32768 is not within the disk, which has 32768 bytes/],
+    [['--start', 'x'], /--start: expected one number of bytes/],
+    [['--start', '1', '--start', '2'], /--start: expected one number of bytes/],
+    [['--length', '0'], /--length: expected one number of bytes above 0/],
+    [['--length', '-1'], /--length: expected one number of bytes above 0|argument/],
+  ])('refused: %j', async (args, text) => {
+    const { child } = chain();
+    const { status, stdout, stderr } = await vdisk(['map', ...args, child]);
+    expect([status, stdout]).toEqual([2, '']);
+    expect(stderr).toMatch(text);
+  });
+});
+
 describe('text', () => {
   it('layers, a table and sums', async () => {
     const { child, parent } = chain();

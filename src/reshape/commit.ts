@@ -2,17 +2,25 @@
 
 import { dirname } from 'node:path';
 import { ImageError } from '../base/errors.ts';
+import { randomGuid } from '../base/guid.ts';
 import { shownPath } from '../base/text.ts';
 import type { ByteCount } from '../base/units.ts';
 import { keyOfLayer } from '../chain/chain.ts';
 import { realPathOf } from '../chain/gate.ts';
 import { type Layer, openContextOf, openLayer } from '../chain/layer.ts';
 import { describeParent } from '../chain/new-parent.ts';
+import {
+  beginCommit,
+  differenceOf,
+  type OverlayOf,
+  overlayOf,
+  renewRecord,
+} from '../chain/overlay-record.ts';
 import type { ChainPolicy } from '../chain/policy.ts';
 import { driverOf } from '../formats/registry.ts';
 import { shownBy } from './disk.ts';
 import { abilityOf, type OpenedImage, openForReshape, type ReshapeRequest, runSteps } from './image.ts';
-import { byReference, mergeSteps } from './merge.ts';
+import { byReference, mergeSteps, type Telling } from './merge.ts';
 
 export interface CommitRequest extends ReshapeRequest {
   /** Whether the child keeps what it has, instead of being emptied. */
@@ -42,7 +50,9 @@ export async function commitImage(request: CommitRequest): Promise<Committed> {
     if (found === undefined) {
       throw new ImageError('usage', `${shownPath(layer.path)}: has no parent to be merged into`);
     }
-    abilityOf(opened, 'rebase');
+    const overlay = overlayOf(layer);
+    if (overlay === undefined) abilityOf(opened, 'rebase');
+    else refuseOtherState(overlay, opened, found, policy);
     if (!keep) abilityOf(opened, 'empty');
     refuseForeign(opened, found, policy);
     parent = reopened(opened, found, context);
@@ -58,8 +68,12 @@ export async function commitImage(request: CommitRequest): Promise<Committed> {
           context: openContextOf(target.path, context),
         },
         below: shownBy(opened.parents.slice(1), context)?.disk,
-        tell: byReference(child, (image) => describeParent(target, image, directory)),
-        grow: true,
+        tell:
+          overlay === undefined
+            ? byReference(child, (image) => describeParent(target, image, directory))
+            : byRecord(layer, target),
+        // The disk of an overlay is that of its image, rounded up.
+        grow: overlay === undefined,
         keep,
       }),
       layer.path,
@@ -84,6 +98,33 @@ function refuseForeign({ layer, readOnly }: OpenedImage, parent: Layer, { force 
       : 'If it is the one (a merge that a power cut ended leaves it so): --force-parent. What it has is written over.',
   });
 }
+
+/** Throws ImageError where the overlay was made for the image in another state. */
+function refuseOtherState(
+  overlay: OverlayOf,
+  { layer }: OpenedImage,
+  base: Layer,
+  { force }: ChainPolicy,
+): void {
+  const difference = differenceOf(overlay, base);
+  if (difference === undefined || force) return;
+  throw new ImageError('mismatched', `${shownPath(layer.path)}: ${difference}`, {
+    hint: 'With --force-parent it is merged all the same, into the image as it is now.',
+  });
+}
+
+/** By the record that an overlay of a mount carries. */
+const byRecord = (overlay: Layer, base: Layer): Telling => ({
+  // biome-ignore lint/correctness/useYield: one sector is written
+  *before(image) {
+    beginCommit(overlay, { ...base, image });
+    return randomGuid();
+  },
+  // biome-ignore lint/correctness/useYield: one sector is written
+  *after(image) {
+    renewRecord(overlay, { ...base, image });
+  },
+});
 
 /** The parent, for writing: the child's chain has it open for reading, which is let go of first. */
 function reopened(opened: OpenedImage, found: Layer, context: ReshapeRequest['context']): Layer {

@@ -47,15 +47,10 @@ export interface Reshaper {
   /**
    * Gives the disk `size` bytes. What is added reads as zeros; what is cut off reads as zeros already (the caller
    * made it so, and its blocks are unmapped where the format can). ImageError('usage') where the format cannot have this
-   * size, before anything is changed. `parentSize`: bytes of the disk that a parent may show, all that it has where it
-   * is not given: for formats whose new part would show a longer parent unless they fill it.
+   * size, before anything is changed. What a longer parent (`OpenContext.parentSize`) would show in the new part is
+   * hidden.
    */
-  readonly resize?: (
-    source: BlockSource,
-    size: ByteCount,
-    context: OpenContext,
-    parentSize?: ByteCount,
-  ) => Reshaping;
+  readonly resize?: (source: BlockSource, size: ByteCount, context: OpenContext) => Reshaping;
   /**
    * Moves blocks into places that nobody uses, gives up what is leaked, and cuts the file off behind the last block in
    * use. Blocks that read as zeros were unmapped by the caller.

@@ -101,7 +101,7 @@ export function resizeOver(
   parentSize: ByteCount | undefined,
 ): Reshaping {
   const over = parentSize === undefined ? context : { ...context, parentSize };
-  return driver.reshape.resize!(source, after, over, parentSize);
+  return driver.reshape.resize!(source, after, over);
 }
 
 /** The first byte from `from` on, below `end`, that is not zero; undefined where all are. */

@@ -39,7 +39,7 @@ function isFound(report: CheckReport | ImageError, { found }: Corruption): boole
   return report.findings.some(({ severity, text }) => severity === found.as && found.text.test(text));
 }
 
-/** `toEqual` takes seconds for some MiB. */
+/** `toEqual` takes seconds for megabytes, and minutes to show how they differ. */
 const isSame = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0;
 
 function diskOf(driver: FormatDriver, image: DamagedImage, file: Uint8Array): Uint8Array {
@@ -132,11 +132,6 @@ describe.each(TABLES)('$format', ({ format, corruptions }) => {
     );
   });
 });
-
-/** As `toEqual`, which takes seconds for megabytes, and minutes to show how they differ. */
-function isSame(one: Uint8Array, other: Uint8Array): boolean {
-  return Buffer.compare(one, other) === 0;
-}
 
 /** Whether the image does not even open before it is mended: then no instant in between can be asked of it. */
 function isClosed({ disk }: DamagedImage): boolean {

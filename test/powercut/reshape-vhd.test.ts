@@ -308,7 +308,12 @@ describe('one after the other', () => {
       if (between(pick, 0, 2) === 0) finish(driver.reshape.compact!(memory, context));
       else if (parentSize === undefined || model.length % 512 === 0) {
         const size = 512 * between(pick, 2, 900);
-        finish(driver.reshape.resize!(memory, size, context, parentSize));
+        finish(
+          driver.reshape.resize!(memory, size, {
+            ...context,
+            ...(parentSize === undefined ? {} : { parentSize }),
+          }),
+        );
         model = resized(model, size);
       }
       const { disk } = openEditable(driver, memory, sample.options, 1 << 18, beneath);

@@ -29,12 +29,7 @@ import { BitmapReader, usedBytes } from './table.ts';
 const BATCH = 256;
 
 /** See Reshaper.resize. */
-export function* resize(
-  source: BlockSource,
-  size: ByteCount,
-  context: OpenContext,
-  parentSize = Number.POSITIVE_INFINITY,
-): Steps {
+export function* resize(source: BlockSource, size: ByteCount, context: OpenContext): Steps {
   checkDiskSize('VHD', size, SECTOR, MAX_DISK_SIZE);
   const image = reopen(source, context);
   if (image.state.kind === 'fixed') {
@@ -51,7 +46,10 @@ export function* resize(
   }
   const before = image.virtualSize;
   if (size < before) yield* shrink(source, size, context);
-  else yield* grow(source, size, context, image.parent === undefined ? 0 : parentSize);
+  else {
+    const { parentSize = Number.POSITIVE_INFINITY } = context;
+    yield* grow(source, size, context, image.parent === undefined ? 0 : parentSize);
+  }
 }
 
 function* shrink(source: BlockSource, size: ByteCount, context: OpenContext): Steps {

@@ -1,5 +1,6 @@
 /** The metadata region of a new image: what the disk is, and which parent it has ([MS-VHDX] 2.6). */
 
+import { ImageError } from '../../base/errors.ts';
 import type { ByteCount } from '../../base/units.ts';
 import { type CreateRequest, markOf, type NewParent, windowsPath } from '../../image/create.ts';
 import { encodeLocator, LINK } from './locator.ts';

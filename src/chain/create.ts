@@ -94,7 +94,8 @@ export async function createImage(request: NewImageRequest): Promise<MadeImage> 
       if (partial !== undefined) takePartial(fd, partial.path, context);
       taken = true;
       if (content?.goesOn(fd) !== true) {
-        ftruncateSync(fd, 0);
+        // Not where it is empty: ext4 takes a cut to nothing for a replacement, and would write all of it out on close.
+        if (fstatSync(fd).size > 0) ftruncateSync(fd, 0);
         await writePlan(fd, plan, preallocation, request);
       }
       await content?.fill(fd);

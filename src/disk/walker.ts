@@ -45,6 +45,13 @@ export class Walker implements Origin {
   readonly #extent = new Extent();
   #from = 0;
   #end = 0;
+  /**
+   * What the file said last: from here to there it is a hole, or data. A file system may look at every page of a run of
+   * data to tell where it ends, and the blocks of a disk lie side by side in one run.
+   */
+  #runFrom = 0;
+  #runEnd = 0;
+  #runIsHole = false;
 
   constructor(size: ByteCount, translator: Translator, source: BlockSource, parent: Walker | undefined) {
     this.size = size;
@@ -89,13 +96,18 @@ export class Walker implements Origin {
 
   /** The run is data at `host`: up to where that begins or ceases to be a hole of the file. */
   #inFile(host: HostOffset): Status {
-    const data = this.#source.nextData(host);
-    const next = data > host ? data : this.#source.nextHole(host);
-    // Behind the end of the file there is neither.
-    if (next <= host) return -EIO;
+    if (host < this.#runFrom || host >= this.#runEnd) {
+      const data = this.#source.nextData(host);
+      const next = data > host ? data : this.#source.nextHole(host);
+      // Behind the end of the file there is neither.
+      if (next <= host) return -EIO;
+      this.#runFrom = host;
+      this.#runEnd = next;
+      this.#runIsHole = data > host;
+    }
     this.host = host;
-    this.sparse = data > host;
-    this.length = Math.min(this.length, next - host);
+    this.sparse = this.#runIsHole;
+    this.length = Math.min(this.length, this.#runEnd - host);
     return 0;
   }
 }

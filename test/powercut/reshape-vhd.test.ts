@@ -83,7 +83,10 @@ describe('resize', () => {
   const resize =
     (size: number, parent?: SampleImage): Run =>
     (source, context) =>
-      driver.reshape.resize!(source, size, context, parent?.disk.length);
+      driver.reshape.resize!(source, size, {
+        ...context,
+        ...(parent === undefined ? {} : { parentSize: parent.disk.length }),
+      });
 
   test.each(named(tabled))('larger by some, and by a longer table: %s', (_name, sample) => {
     const isLonger = (sample.parent?.disk.length ?? 0) > sample.disk.length;

@@ -40,7 +40,15 @@ export async function tryMount(): Promise<Finding> {
     const { message, hint } = ImageError.from(failure, 'bug');
     return problem(SUBJECT, `was tried, and failed: ${message}`, hint ?? 'See above.');
   } finally {
-    if (mounted) unmountPath(mountpoint, 'force');
+    if (mounted && unmountPath(mountpoint, 'clean') !== 0) unmountPath(mountpoint, 'force');
+    clear(folder);
+  }
+}
+
+function clear(folder: string): void {
+  try {
     rmSync(folder, { recursive: true, force: true });
+  } catch {
+    // Something still holds it: it is where temporary files are.
   }
 }

@@ -109,13 +109,23 @@ function unmountMarked(mountpoint: string): number {
 }
 
 function unmountAsRoot(mountpoint: string, how: UnmountHow): number {
-  if (how === 'lazy') return umount(mountpoint, MNT_DETACH);
+  if (how === 'lazy') return detach(mountpoint, MNT_DETACH);
   if (how === 'force') {
     // Cutting the connection first lets requests that wait return; the mount itself goes with the second call.
-    umount(mountpoint, MNT_FORCE);
-    return umount(mountpoint, MNT_DETACH);
+    detach(mountpoint, MNT_FORCE);
+    return detach(mountpoint, MNT_DETACH);
   }
-  return umount(mountpoint, 0);
+  return detach(mountpoint, 0);
+}
+
+/** umount2(2), or umount(8) where there is no koffi to call it. Returns 0 or -errno. */
+function detach(mountpoint: string, flags: number): number {
+  const status = umount(mountpoint, flags);
+  const program = status === -ENOSYS ? findHelper('umount') : undefined;
+  if (program === undefined) return status;
+  const option = flags === MNT_FORCE ? ['-f'] : flags === MNT_DETACH ? ['-l'] : [];
+  const ran = spawnSync(program, ['-i', ...option, '--', mountpoint], { stdio: 'ignore' });
+  return ran.status === 0 ? 0 : -EBUSY;
 }
 
 function mountAsUser(request: MountRequest): MountedDevice {

@@ -17,7 +17,7 @@ const SOCKET = /^[0-9a-f]{16}-\d+\.sock$/;
 
 const uid = (): number => process.geteuid!();
 
-/** The directory for this user's sockets; undefined where there is none: no XDG_RUNTIME_DIR. */
+/** The directory for this user's sockets, and records of mounts; undefined where there is none: no XDG_RUNTIME_DIR. */
 export function ownDirectory(): string | undefined {
   if (uid() === 0) return ROOT_DIRECTORY;
   const runtime = process.env['XDG_RUNTIME_DIR'] ?? join(USERS, `${uid()}`);
@@ -50,11 +50,8 @@ function listed(directory: string): string[] {
 const markOf = (mountpoint: string): string =>
   createHash('sha256').update(mountpoint).digest('hex').slice(0, 16);
 
-/**
- * The path for a new socket, in a directory that is there and is nobody else's. Throws ImageError where there is no such
- * place, with why.
- */
-export function newSocketPath(mountpoint: string): string {
+/** Makes sure that `ownDirectory` is there, and is nobody else's. Throws ImageError where there is no such place, with why. */
+export function makeOwnDirectory(): string {
   const directory = ownDirectory();
   if (directory === undefined) {
     throw new ImageError('io', 'no place for a control socket: XDG_RUNTIME_DIR names no directory');
@@ -70,6 +67,12 @@ export function newSocketPath(mountpoint: string): string {
   if (!stat.isDirectory() || stat.uid !== uid() || (stat.mode & 0o022) !== 0) {
     throw new ImageError('denied', `${directory}: is not a directory that only this user may write to`);
   }
+  return directory;
+}
+
+/** The path for a new socket. Throws ImageError as `makeOwnDirectory`. */
+export function newSocketPath(mountpoint: string): string {
+  const directory = makeOwnDirectory();
   const path = join(directory, `${markOf(mountpoint)}-${process.pid}.sock`);
   if (Buffer.byteLength(path) > MAX_PATH_BYTES) {
     throw new ImageError('io', `${path}: is too long for a socket (${MAX_PATH_BYTES} bytes at most)`);

@@ -5,8 +5,9 @@
  * decided by it but how long somebody waits, and what is said then.
  */
 
-import { mkdirSync, readdirSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs';
 import { ImageError } from '../base/errors.ts';
+import { makeOwnDirectory, ownDirectory } from '../control/place.ts';
 import { findMount } from '../transport/mountinfo.ts';
 
 export interface MountRecord {
@@ -18,13 +19,6 @@ export interface MountRecord {
   readonly mountpoint: string;
   /** Why the end was no good one; undefined while it is served or written out. */
   readonly failure?: string;
-}
-
-/** Where this user's records are; undefined where there is no such place. */
-function directory(): string | undefined {
-  if (process.geteuid?.() === 0) return '/run/vdisk-mount';
-  const runtime = process.env['XDG_RUNTIME_DIR'];
-  return runtime?.startsWith('/') ? `${runtime}/vdisk-mount` : undefined;
 }
 
 const SUFFIX = '.mount';
@@ -71,7 +65,7 @@ function records(place: string): { path: string; record: MountRecord }[] {
  * undefined takes the record away, a text is kept in it. Where no record can be written, nobody can wait: no error.
  */
 export function keepRecord(mountpoint: string): (failure: string | undefined) => void {
-  const place = directory();
+  const place = recordsPlace();
   const device = findMount(mountpoint)?.device;
   const started = startOf(process.pid);
   if (place === undefined || device === undefined || started === undefined) return () => {};
@@ -85,17 +79,20 @@ export function keepRecord(mountpoint: string): (failure: string | undefined) =>
       // Then umount does not wait.
     }
   };
-  try {
-    mkdirSync(place, { recursive: true, mode: 0o755 });
-  } catch {
-    return () => {};
-  }
   // What killed daemons left, and a failure here that nobody asked for.
   for (const { path: old, record: other } of records(place)) {
     if (!isAlive(other) && (other.failure === undefined || other.mountpoint === mountpoint)) remove(old);
   }
   write(record);
   return (failure) => (failure === undefined ? remove(path) : write({ ...record, failure }));
+}
+
+function recordsPlace(): string | undefined {
+  try {
+    return makeOwnDirectory();
+  } catch {
+    return undefined;
+  }
 }
 
 function remove(path: string): void {
@@ -108,7 +105,7 @@ function remove(path: string): void {
 
 /** The record of the daemon that serves the mount at `mountpoint`; undefined where none can be found. */
 export function findRecord(mountpoint: string): MountRecord | undefined {
-  const place = directory();
+  const place = ownDirectory();
   const device = findMount(mountpoint)?.device;
   if (place === undefined || device === undefined) return undefined;
   return records(place).find(({ record }) => record.device === device && isAlive(record))?.record;
@@ -126,7 +123,7 @@ export async function awaitCleanEnd(
   limitMs: number,
   waiting: () => void,
 ): Promise<void> {
-  const path = pathOf(directory() ?? '', record.pid);
+  const path = pathOf(ownDirectory() ?? '', record.pid);
   const begun = performance.now();
   let told = false;
   for (;;) {

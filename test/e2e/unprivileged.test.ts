@@ -67,7 +67,7 @@ describe(gate.title('a mount of an ordinary user'), { skip: gate.skip }, () => {
       asUser('env', [`XDG_RUNTIME_DIR=${runtime}`, ...args]);
     expect((await asUser('mkdir', ['-m', '700', runtime])).status).toBe(0);
     expect((await inRuntime(program, image, mountpoint)).status).toBe(0);
-    const [name] = readdirSync(join(runtime, 'vdisk-mount'));
+    const name = readdirSync(join(runtime, 'vdisk-mount')).find((entry) => entry.endsWith('.sock'));
     const socket = join(runtime, 'vdisk-mount', name!);
     expect([statSync(socket).mode & 0o777, statSync(socket).uid]).toEqual([0o600, UID]);
     expect(statSync(join(runtime, 'vdisk-mount')).mode & 0o777).toBe(0o700);

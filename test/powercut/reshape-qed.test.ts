@@ -20,11 +20,11 @@ import { FaultSource } from '../support/fault-source.ts';
 import { MemorySource } from '../support/memory-source.ts';
 import { between, random, randomBytes } from '../support/random.ts';
 import type { SampleImage } from '../support/sample.ts';
-import { cutReshape, finish, judge } from './reshape.ts';
+import { cutReshape, finish, judge, RESHAPE_RUNS } from './reshape.ts';
 
 const driver = driverOf('qed');
 const reshape = driver.reshape;
-const plan = { seed: 7, runs: 200, prefixes: true };
+const plan = { seed: 7, runs: RESHAPE_RUNS, prefixes: true };
 const next = random(11);
 
 const KIB = 1024;
@@ -78,7 +78,7 @@ interface Tried {
 function survives(tried: Tried): Uint8Array {
   const { violation, images, final } = cutReshape({ driver, ...tried, parent: parentDisk(tried) }, plan);
   expect(violation).toBeUndefined();
-  expect(images).toBeGreaterThan(100);
+  expect(images).toBeGreaterThan(RESHAPE_RUNS);
   return final;
 }
 

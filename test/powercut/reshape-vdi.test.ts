@@ -16,12 +16,12 @@ import { random } from '../support/random.ts';
 import { type Change, RecordingSource } from '../support/recording-source.ts';
 import type { SampleImage } from '../support/sample.ts';
 import type { CutPlan } from './harness.ts';
-import { cutReshape, finish } from './reshape.ts';
+import { cutReshape, finish, RESHAPE_RUNS } from './reshape.ts';
 
 const driver = driverOf('vdi');
 const { resize, compact, empty, rebase, expectParent } = driver.reshape;
 const K = 4096;
-const plan = { seed: 7, runs: 250, prefixes: true };
+const plan = { seed: 7, runs: RESHAPE_RUNS, prefixes: true };
 
 const next = random(21);
 const sample = (name: string, vdi: VdiDescription): SampleImage => ({

@@ -20,10 +20,10 @@ import { intoLog, markDirty, putEntries } from '../support/encoders/vhdx-log.ts'
 import { MemorySource } from '../support/memory-source.ts';
 import { random, randomBytes } from '../support/random.ts';
 import type { SampleImage } from '../support/sample.ts';
-import { cutReshape, finish } from './reshape.ts';
+import { cutReshape, finish, RESHAPE_RUNS } from './reshape.ts';
 
 const driver = driverOf('vhdx');
-const plan = { seed: 7, runs: 200, prefixes: true };
+const plan = { seed: 7, runs: RESHAPE_RUNS, prefixes: true };
 const next = random(5);
 const full = (mib?: number, length = MIB): BlockPlan => ({
   state: 6,

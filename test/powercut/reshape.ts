@@ -13,6 +13,9 @@ import { MemorySource } from '../support/memory-source.ts';
 import { RecordingSource } from '../support/recording-source.ts';
 import { type CutPlan, type CutResult, cutChanges } from './harness.ts';
 
+/** Reorderings of each operation on each image; the soak asks for more (POWERCUT_RUNS as in powercut.test.ts). */
+export const RESHAPE_RUNS = Math.ceil(Number(process.env['POWERCUT_RUNS'] ?? 2000) / 25);
+
 export interface ReshapeCase {
   readonly name: string;
   readonly driver: FormatDriver;

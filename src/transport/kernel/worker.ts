@@ -12,6 +12,7 @@ import { becomeIoFlusher } from '../../source/syscalls.ts';
 import { type LoopEnd, serve } from './loop.ts';
 import { Responder } from './responder.ts';
 import { WorkerStatus } from './status.ts';
+import { threadNumber } from './wait.ts';
 
 /** The first message that a worker gets; then changes of the tree come; */
 export interface WorkerInput {
@@ -33,8 +34,8 @@ export interface NoticeInput {
 }
 
 export type WorkerMessage =
-  /** It is about to read the device. */
-  | { readonly kind: 'serving' }
+  /** It is about to read the device, as this thread of the process (`threadNumber`). */
+  | { readonly kind: 'serving'; readonly thread: number | undefined }
   /** Damage of an image, met while serving. */
   | { readonly kind: 'damage'; readonly text: string }
   /** A defect of this program: a handler threw. */
@@ -78,7 +79,7 @@ function run(input: WorkerInput): void {
   };
   // Where it is not permitted, the mount's own limit on dirty pages keeps us from the worst.
   if (fs.writable) becomeIoFlusher();
-  tell({ kind: 'serving' });
+  tell({ kind: 'serving', thread: threadNumber() });
   const how = serve(input.device, new Responder(fs, input.pastEnd), {
     status: new WorkerStatus(input.status, input.index),
     failed: (problem) => {

@@ -86,7 +86,8 @@ export function keepRecord(mountpoint: string): (failure: string | undefined) =>
     }
   };
   try {
-    mkdirSync(place, { recursive: true, mode: 0o755 });
+    // As the control socket's, which lies there too: a user's is for nobody else.
+    mkdirSync(place, { recursive: true, mode: process.geteuid?.() === 0 ? 0o755 : 0o700 });
   } catch {
     return () => {};
   }

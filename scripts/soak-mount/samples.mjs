@@ -47,6 +47,7 @@ const median = (numbers) => numbers.toSorted((a, b) => a - b)[Math.floor(numbers
  */
 export function judge(samples, warmUpSeconds) {
   const after = samples.filter(([seconds]) => seconds >= warmUpSeconds).map(([, sample]) => sample);
+  if (after.length === 0) return [['there are samples after the warm-up', false, 'the run was too short']];
   const count = Math.max(1, Math.floor(after.length * WINDOW));
   const [first, last] = [after.slice(0, count), after.slice(-count)];
   const of = (name) => [median(first.map((one) => one[name])), median(last.map((one) => one[name]))];

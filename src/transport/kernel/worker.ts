@@ -5,6 +5,7 @@
 
 import { writeSync } from 'node:fs';
 import { parentPort, receiveMessageOnPort } from 'node:worker_threads';
+import { collectAfterLeave } from '../../base/collect.ts';
 import { FileSystem } from '../../fuse/filesystem.ts';
 import type { TreeChange, TreeSeed } from '../../fuse/tree.ts';
 import { reportOnce } from '../../image/report-once.ts';
@@ -75,6 +76,7 @@ function run(input: WorkerInput): void {
       const change = receiveMessageOnPort(port)?.message as TreeChange | undefined;
       if (change === undefined) return;
       fs.change(change);
+      if (change.kind === 'leave') collectAfterLeave();
     }
   };
   // Where it is not permitted, the mount's own limit on dirty pages keeps us from the worst.

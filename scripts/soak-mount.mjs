@@ -2,8 +2,9 @@
 // npm run soak:mount: a real mount of images of every format under random load for MINUTES (30), while images join
 // and leave it and a second mount comes and goes. What is read must be what was written, at the end the images must
 // be clean and hold it, and the daemon's memory and descriptors must not grow after the first sixth of the time (5
-// minutes at most). It needs /dev/fuse and what "npm run build" made. SEED=n repeats the requests; PAUSE_MS (10) is the
-// time between two requests of a child: with it the whole takes about a third of a core.
+// minutes at most). In a run of less than half an hour V8 still fills its heaps, and memory may fail for it.
+// It needs /dev/fuse and what "npm run build" made. SEED=n repeats the requests; PAUSE_MS (10) is the time between two
+// requests of a child: with it the whole takes about a third of a core.
 import { execFile, fork } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -4,6 +4,7 @@ import { ImageError } from '../base/errors.ts';
 import type { MountConfig } from '../daemon/config.ts';
 import { exitCodeOf, exitCodeOfEnd, INTERRUPTED, OK } from '../daemon/exit-code.ts';
 import { INHERITED_DEVICE, startDaemon } from '../daemon/launch.ts';
+import { visibilityNote } from '../daemon/visibility.ts';
 import { ProgressLine } from './progress-line.ts';
 
 /** Words that say that no daemon in the background is wanted. It is only a guess, for speed. */
@@ -36,6 +37,9 @@ async function run(args: readonly string[], begin: () => void): Promise<number> 
       .mount({ ...config, mountpoint }, (text) => progress.show(text))
       .finally(() => progress.clear());
     for (const notice of notices) process.stderr.write(`vdisk-mount: warning: ${notice}\n`);
+    // For a person only: programs expect silence. The log has it always.
+    const note = process.stderr.isTTY ? visibilityNote(config) : undefined;
+    if (note !== undefined) process.stderr.write(`vdisk-mount: ${note.text}\n  ${note.hint}\n`);
     return OK;
   } finally {
     daemon?.dismiss();

@@ -5,6 +5,7 @@
  */
 
 import { parentPort } from 'node:worker_threads';
+import { collectAfterLeave } from '../base/collect.ts';
 import type { Disk } from '../disk/disk.ts';
 import { attachLayers, attachThread, type FileSeed, type TreeSeed } from '../fuse/tree.ts';
 import { reportOnce } from '../image/report-once.ts';
@@ -87,6 +88,7 @@ port.once('message', ({ tree, thread }: KeeperInput) => {
         failing.delete(number);
       }
       tell({ kind: 'left', failures });
+      collectAfterLeave();
     } else {
       clearInterval(timer);
       tell({ kind: 'closed', failures: failuresOf(disks, (disk) => disk.close()) });

@@ -54,6 +54,9 @@ export function journalText(line: string): string {
   return text.replace(/^/gm, `<${priority}>`).concat('\n');
 }
 
+/** Bytes of lines that wait for room on the disk of the log; what comes on top of them is dropped. */
+const MAX_UNWRITTEN = 1024 * 1024;
+
 export interface LogTarget {
   /** 'stderr', 'syslog', or the absolute path of a file that is appended to. */
   readonly to: string;
@@ -79,7 +82,16 @@ export function openLog(target: LogTarget): Log {
   }
   const dest = target.to === 'stderr' ? 2 : target.to;
   try {
-    return pino(options, pino.destination({ dest, sync: true, append: true, mkdir: false }));
+    const stream = pino.destination({
+      dest,
+      sync: true,
+      append: true,
+      mkdir: false,
+      maxLength: MAX_UNWRITTEN,
+    });
+    // A full disk, a reader that is gone: the mount goes on. What could not be written is tried again with the next line.
+    stream.on('error', () => {});
+    return pino(options, stream);
   } catch (problem) {
     throw ImageError.from(problem, 'io', 'the log file cannot be opened');
   }

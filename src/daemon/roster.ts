@@ -8,6 +8,7 @@
 
 import { basename } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { collectAfterLeave } from '../base/collect.ts';
 import { ImageError } from '../base/errors.ts';
 import { shownPath } from '../base/text.ts';
 import type { ShownFile } from '../control/protocol.ts';
@@ -311,6 +312,7 @@ export class Roster {
       if (slot < tree.files.length || slot >= tree.files.length + tree.windows.length) this.#free.push(slot);
     }
     log.info(`${config.mountpoint}: ${image.path} left`);
+    collectAfterLeave();
     return errno;
   }
 }

@@ -36,6 +36,7 @@ import { mountShape } from './mountpoint.ts';
 import { ServiceManager } from './notify.ts';
 import { withPartitions } from './partitions.ts';
 import { removePidFile, Stopper } from './stopper.ts';
+import { visibilityNote } from './visibility.ts';
 
 export interface ServeHooks {
   readonly log: Log;
@@ -232,6 +233,8 @@ async function whileMounted(
   try {
     if (config.pidFile !== undefined) writePidFile(config.pidFile);
     log.info(`mounted ${config.images.join(', ')} on ${config.mountpoint}`);
+    const note = visibilityNote(config);
+    if (note !== undefined) log.info({ hint: note.hint }, note.text);
     hooks.ready();
     manager.ready(`${config.images.join(', ')} on ${config.mountpoint}`, () => mount.isAnswering());
     const end = await mount.ended;

@@ -67,7 +67,8 @@ describe(gate.title('a mount of an ordinary user'), { skip: gate.skip }, () => {
       asUser('env', [`XDG_RUNTIME_DIR=${runtime}`, ...args]);
     expect((await asUser('mkdir', ['-m', '700', runtime])).status).toBe(0);
     expect((await inRuntime(program, image, mountpoint)).status).toBe(0);
-    const name = readdirSync(join(runtime, 'vdisk-mount')).find((entry) => entry.endsWith('.sock'));
+    // Beside it lies the record of the mount.
+    const name = readdirSync(join(runtime, 'vdisk-mount')).find((one) => one.endsWith('.sock'));
     const socket = join(runtime, 'vdisk-mount', name!);
     expect([statSync(socket).mode & 0o777, statSync(socket).uid]).toEqual([0o600, UID]);
     expect(statSync(join(runtime, 'vdisk-mount')).mode & 0o777).toBe(0o700);
@@ -81,6 +82,22 @@ describe(gate.title('a mount of an ordinary user'), { skip: gate.skip }, () => {
     expect(existsSync(socket)).toBe(false);
     // Without a runtime directory the mount is made all the same.
     expect((await asUser('env', ['-u', 'XDG_RUNTIME_DIR', program, image, mountpoint])).stderr).toBe('');
+    expect((await asUser('fusermount3', ['-u', mountpoint])).status).toBe(0);
+  });
+
+  const onTerminal = gateOf('program: script');
+  it(onTerminal.title('on a terminal says that not even root can see it'), async (context) => {
+    if (onTerminal.skip) return context.skip();
+    const mountpoint = await mountpointOfUser();
+    const log = join(home, 'note.log');
+    const command = `'${program}' --log-file '${log}' '${image}' '${mountpoint}'`;
+    const { stdout } = await asUser('script', ['-qec', command, '/dev/null']);
+    const lines = stdout.replaceAll('\r', '').trimEnd().split('\n');
+    expect(lines).toEqual([
+      `vdisk-mount: only you can see ${mountpoint}, not even root: losetup, mount -o loop and services get "Permission denied"`,
+      expect.stringMatching(/^ {2}.*-o allow_other.*user_allow_other.*\/etc\/fuse\.conf/),
+    ]);
+    expect(readFileSync(log, 'utf8')).toContain(`only you can see ${mountpoint}`);
     expect((await asUser('fusermount3', ['-u', mountpoint])).status).toBe(0);
   });
 

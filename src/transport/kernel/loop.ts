@@ -77,7 +77,7 @@ export function serve(fd: number, responder: Responder, hooks: LoopHooks): LoopE
       if (length === -ECONNABORTED) return 'aborted';
       throw new Error(`reading the FUSE device failed (errno ${-length})`);
     }
-    status.begin(request.opcode, request.uniqueLow, request.uniqueHigh);
+    status.begin(request.opcode, request.uniqueLow, request.uniqueHigh, request.node);
     let size: number;
     try {
       hooks.refresh();

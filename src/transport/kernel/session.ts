@@ -20,7 +20,9 @@ import { shakeHands } from './handshake.ts';
 import { type MountedDevice, mountDevice } from './mounter.ts';
 import { deletedNotice, forgetNotice, pagesNotice } from './notices.ts';
 import { PastEnd } from './past-end.ts';
+import { SlowRequests } from './slow.ts';
 import { makeStatus, WorkerStatus } from './status.ts';
+import { waitOf } from './wait.ts';
 import type { NoticeInput, WorkerInput, WorkerMessage } from './worker.ts';
 import { dismissSpares, takeWorker } from './workers.ts';
 
@@ -88,6 +90,10 @@ function raiseLimits(mountpoint: string, writable: boolean): void {
   set('strict_limit', 0);
 }
 
+/** A request that takes longer is told, and how often it is looked. */
+const SLOW_MS = 10_000;
+const SLOW_LOOK_MS = SLOW_MS / 4;
+
 /** A thread that sends notifications. */
 interface Notifier {
   readonly worker: Worker;
@@ -114,6 +120,9 @@ class Session implements Mount, LiveTree {
   readonly #workers = new Set<Worker>();
   /** What each worker was in at the last look of `isAnswering`. */
   #seen: readonly (string | undefined)[] = [];
+  /** The number of each worker's thread. */
+  readonly #threads: (number | undefined)[] = [];
+  readonly #slow: NodeJS.Timeout;
   #notifier: Notifier | undefined;
   #running = 0;
   #waiting: number;
@@ -145,6 +154,17 @@ class Session implements Mount, LiveTree {
       this.#refuse = reject;
     });
     for (let index = 0; index < request.threads; index += 1) this.#start(index);
+    this.#slow = this.#watchSlow();
+  }
+
+  #watchSlow(): NodeJS.Timeout {
+    const { log, mountpoint } = this.#request;
+    const workers = this.#devices.map((_, index) => ({
+      status: new WorkerStatus(this.#status, index),
+      wait: () => waitOf(this.#threads[index]),
+    }));
+    const slow = new SlowRequests(workers, SLOW_MS, (node) => this.#names.get(node) ?? mountpoint, log.warn);
+    return setInterval(() => slow.look(performance.now()), SLOW_LOOK_MS).unref();
   }
 
   unmount(how: 'clean' | 'force'): number {
@@ -200,6 +220,7 @@ class Session implements Mount, LiveTree {
     this.#running += 1;
     worker.on('message', (message: WorkerMessage) => {
       if (message.kind === 'serving') {
+        this.#threads[index] = message.thread;
         this.#waiting -= 1;
         if (this.#waiting === 0) this.#begin();
       } else if (message.kind === 'outgrown') this.#forget(message.node);
@@ -311,6 +332,7 @@ class Session implements Mount, LiveTree {
   }
 
   #finish(): void {
+    clearInterval(this.#slow);
     for (const device of new Set(this.#devices)) closeSync(device);
     this.#settle(this.#end);
   }

@@ -9,9 +9,19 @@ const OPCODE = 1;
 const UNIQUE_LOW = 2;
 const UNIQUE_HIGH = 3;
 const REQUESTS = 4;
+const NODE = 5;
 
 export function makeStatus(workers: number): SharedArrayBuffer {
   return new SharedArrayBuffer(workers * WORDS * 4);
+}
+
+export interface UnansweredRequest {
+  readonly opcode: number;
+  /** The two halves of its `unique`. */
+  readonly low: number;
+  readonly high: number;
+  /** The low half of its node number: ours are small. */
+  readonly node: number;
 }
 
 export class WorkerStatus {
@@ -21,10 +31,11 @@ export class WorkerStatus {
     this.#words = new Uint32Array(memory, worker * WORDS * 4, WORDS);
   }
 
-  begin(opcode: number, uniqueLow: number, uniqueHigh: number): void {
+  begin(opcode: number, uniqueLow: number, uniqueHigh: number, node: number): void {
     this.#words[OPCODE] = opcode;
     this.#words[UNIQUE_LOW] = uniqueLow;
     this.#words[UNIQUE_HIGH] = uniqueHigh;
+    this.#words[NODE] = node;
     // The others see that it is busy before it looks at what they share.
     Atomics.store(this.#words, BUSY, 1);
   }
@@ -35,12 +46,13 @@ export class WorkerStatus {
   }
 
   /** The request that was begun and not ended, if there is one. */
-  unanswered(): { readonly opcode: number; readonly low: number; readonly high: number } | undefined {
+  unanswered(): UnansweredRequest | undefined {
     if (this.#words[BUSY] === 0) return undefined;
     return {
       opcode: this.#words[OPCODE]!,
       low: this.#words[UNIQUE_LOW]!,
       high: this.#words[UNIQUE_HIGH]!,
+      node: this.#words[NODE]!,
     };
   }
 

@@ -5,6 +5,7 @@
 
 import { writeSync } from 'node:fs';
 import { parentPort, receiveMessageOnPort } from 'node:worker_threads';
+import { collectAfterLeave } from '../../base/collect.ts';
 import { FileSystem } from '../../fuse/filesystem.ts';
 import type { TreeChange, TreeSeed } from '../../fuse/tree.ts';
 import { reportOnce } from '../../image/report-once.ts';
@@ -12,6 +13,7 @@ import { becomeIoFlusher } from '../../source/syscalls.ts';
 import { type LoopEnd, serve } from './loop.ts';
 import { Responder } from './responder.ts';
 import { WorkerStatus } from './status.ts';
+import { threadNumber } from './wait.ts';
 
 /** The first message that a worker gets; then changes of the tree come; */
 export interface WorkerInput {
@@ -33,8 +35,8 @@ export interface NoticeInput {
 }
 
 export type WorkerMessage =
-  /** It is about to read the device. */
-  | { readonly kind: 'serving' }
+  /** It is about to read the device, as this thread of the process (`threadNumber`). */
+  | { readonly kind: 'serving'; readonly thread: number | undefined }
   /** Damage of an image, met while serving. */
   | { readonly kind: 'damage'; readonly text: string }
   /** A defect of this program: a handler threw. */
@@ -74,11 +76,12 @@ function run(input: WorkerInput): void {
       const change = receiveMessageOnPort(port)?.message as TreeChange | undefined;
       if (change === undefined) return;
       fs.change(change);
+      if (change.kind === 'leave') collectAfterLeave();
     }
   };
   // Where it is not permitted, the mount's own limit on dirty pages keeps us from the worst.
   if (fs.writable) becomeIoFlusher();
-  tell({ kind: 'serving' });
+  tell({ kind: 'serving', thread: threadNumber() });
   const how = serve(input.device, new Responder(fs, input.pastEnd), {
     status: new WorkerStatus(input.status, input.index),
     failed: (problem) => {

@@ -43,13 +43,13 @@ test('where nobody listens, nothing happens', () => {
 test('a worker in the same request as before is told from one in another', () => {
   const status = new WorkerStatus(makeStatus(1), 0);
   expect(status.stage).toBeUndefined();
-  status.begin(15, 7, 0);
+  status.begin(15, 7, 0, 2);
   const first = status.stage;
   expect(first).toBeDefined();
   expect(status.stage).toBe(first);
   status.end();
   expect(status.stage).toBeUndefined();
-  status.begin(15, 7, 0);
+  status.begin(15, 7, 0, 2);
   expect(status.stage).not.toBe(first);
 });
 

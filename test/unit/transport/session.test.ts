@@ -86,7 +86,7 @@ describe.skipIf(!haveSyscalls())('session (needs koffi: a socket pair stands for
 
   it('answers EIO for a worker that died in a request, says so, and starts another', () => {
     const { input } = worker(0);
-    new WorkerStatus(input!.status, 0).begin(15, 0x11223344, 0x55667788);
+    new WorkerStatus(input!.status, 0).begin(15, 0x11223344, 0x55667788, 2);
     worker(0).emit('error', new Error('out of memory'));
     worker(0).emit('exit', 1);
     const reply = Buffer.alloc(64);
@@ -106,7 +106,7 @@ describe.skipIf(!haveSyscalls())('session (needs koffi: a socket pair stands for
     closeSync(kernel);
     closeSync(state.device);
     await begin(true);
-    new WorkerStatus(worker(0).input!.status, 0).begin(16, 1, 0);
+    new WorkerStatus(worker(0).input!.status, 0).begin(16, 1, 0, 2);
     worker(0).emit('error', new Error('out of memory'));
     worker(0).emit('exit', 1);
     expect(state.workers).toHaveLength(1);
@@ -212,12 +212,12 @@ describe.skipIf(!haveSyscalls())('session (needs koffi: a socket pair stands for
     const idle = change();
     await soon();
     expect(idle.passed).toBe(true);
-    status.begin(15, 1, 0);
+    status.begin(15, 1, 0, 2);
     const busy = change();
     await soon();
     expect(busy.passed).toBe(false);
     status.end();
-    status.begin(15, 2, 0);
+    status.begin(15, 2, 0, 2);
     await soon();
     expect(busy.passed).toBe(true);
     // Who is started later is told all that has changed.

@@ -43,7 +43,7 @@ export function takeImageOptions(command: Argv, json = 'a JSON array on stdout')
 /** Adds the options of a command that changes an image: nobody else may write to it meanwhile. */
 export function takeFormatOptions(command: Argv, json: string): Argv {
   command.option('json', { type: 'boolean', describe: json }).option('format', {
-    type: 'string',
+    alias: 'f',
     choices: DRIVERS.map((driver) => driver.id),
     describe: 'the format, instead of recognizing it by content',
   });

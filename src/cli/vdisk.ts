@@ -23,9 +23,11 @@ import { statsCommand } from './live/stats.ts';
 import { unmountCommand } from './live/unmount.ts';
 import { mapCommand } from './map.ts';
 import { rebaseCommand } from './rebase.ts';
+import { referenceOfVdisk } from './reference.ts';
 import { resizeCommand } from './resize.ts';
 import { verifyCommand } from './verify.ts';
 import { VERSION } from './version.ts';
+import { wrongUsage } from './wrong-usage.ts';
 
 const completionCommand: Command = {
   usage: 'completion <shell>',
@@ -72,10 +74,10 @@ const COMMANDS: readonly Command[] = [
 const nameOf = ({ usage }: Command): string => usage.split(' ')[0]!;
 
 /**
- * Tells `parser` all commands. Completion and the man pages are made from it too (reference.ts). Returns a function that
- * says with what status the command that has run ended.
+ * Tells `parser` all commands; `words` are what it is to parse. Completion and the man pages are made from it too
+ * (reference.ts). Returns a function that says with what status the command that has run ended.
  */
-export function declareCommands(parser: Argv): () => number {
+export function declareCommands(parser: Argv, words: readonly string[] = []): () => number {
   let status = OK;
   parser
     .scriptName('vdisk')
@@ -103,7 +105,7 @@ export function declareCommands(parser: Argv): () => number {
     .fail((message, problem) => {
       // yargs tells values that it does not know in several lines.
       const line = message?.replaceAll(/:?\n+ */g, ': ');
-      throw problem ?? new ImageError('usage', line);
+      throw problem ?? wrongUsage(line, words, referenceOfVdisk(declareCommands));
     });
   return () => status;
 }
@@ -115,7 +117,7 @@ export async function main(args: readonly string[]): Promise<number> {
   const words = command?.arrange?.(args) ?? args;
   // yargs loses a name that is "-".
   const parser = yargs(words.map((word) => (word === '-' ? STDOUT : word)));
-  const status = declareCommands(parser);
+  const status = declareCommands(parser, args);
   try {
     await parser.parseAsync();
     return status();
@@ -125,10 +127,11 @@ export async function main(args: readonly string[]): Promise<number> {
   }
 }
 
-/** Wrong usage without a hint of its own: with where the right one is told. */
+/** Wrong usage without a hint of its own: with where the right one is told. What is wrong with a file is not told there. */
 function helpful(problem: unknown, command: Command | undefined): unknown {
   if (!(problem instanceof ImageError) || problem.kind !== 'usage' || problem.hint !== undefined)
     return problem;
+  if (problem.message.startsWith('/')) return problem;
   const hint = `See vdisk ${command === undefined ? '' : `${nameOf(command)} `}--help.`;
   return new ImageError('usage', problem.message, { hint, cause: problem });
 }

@@ -37,7 +37,8 @@ const completionCommand: Command = {
       .positional('shell', { type: 'string', choices: SHELLS, describe: 'for which shell' })
       .example('source <($0 completion bash)', 'in ~/.bashrc')
       .example('source <($0 completion zsh)', 'in ~/.zshrc, after compinit')
-      .example('$0 completion fish | source', 'in ~/.config/fish/config.fish');
+      .example('$0 completion fish | source', 'in ~/.config/fish/config.fish')
+      .epilogue('Exit status: 0 done, 1 failed, 2 usage.');
   },
   run: (parsed) => {
     process.stdout.write(completion(parsed['shell'] as Shell, (parser) => void declareCommands(parser)));
@@ -118,14 +119,41 @@ export async function main(args: readonly string[]): Promise<number> {
   // yargs loses a name that is "-".
   const parser = yargs(words.map((word) => (word === '-' ? STDOUT : word)));
   const status = declareCommands(parser, args);
+  const output = watchOutput();
+  let problem: unknown;
   try {
     await parser.parseAsync();
-    return status();
-  } catch (problem) {
-    const { kind } = complain(helpful(problem, command), command?.writes);
-    return command?.failed ?? (kind === 'usage' ? USAGE : FAILED);
+  } catch (thrown) {
+    problem = thrown;
   }
+  problem = (await output.failure()) ?? problem;
+  if (problem === undefined) return status();
+  const { kind } = isClosedPipe(problem)
+    ? { kind: undefined }
+    : complain(helpful(problem, command), command?.writes);
+  return command?.failed ?? (kind === 'usage' ? USAGE : FAILED);
 }
+
+/** A write to standard output that fails says so a moment later, and would end the process where nobody listens. */
+function watchOutput(): { failure(): Promise<Error | undefined> } {
+  let broken: Error | undefined;
+  const onError = (problem: Error): void => {
+    broken ??= problem;
+  };
+  process.stdout.on('error', onError);
+  return {
+    failure: async () => {
+      await new Promise((done) => setImmediate(done));
+      process.stdout.off('error', onError);
+      if (broken === undefined || isClosedPipe(broken)) return broken;
+      return ImageError.from(broken, 'io', 'standard output cannot be written');
+    },
+  };
+}
+
+/** `vdisk … | head` has what it wants. */
+const isClosedPipe = (problem: unknown): boolean =>
+  problem instanceof Error && 'code' in problem && problem.code === 'EPIPE';
 
 /** Wrong usage without a hint of its own: with where the right one is told. What is wrong with a file is not told there. */
 function helpful(problem: unknown, command: Command | undefined): unknown {

@@ -147,6 +147,7 @@ export const createCommand: Command = {
     await create(createArguments(parsed));
     return OK;
   },
+  writes: true,
 };
 
 function say(

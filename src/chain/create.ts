@@ -110,11 +110,12 @@ export async function createImage(request: NewImageRequest): Promise<MadeImage> 
   }
 }
 
-/** Undefined where nothing is there. */
+/** Undefined where nothing is there, nor could be. */
 function lookAt(path: string): Stats | undefined {
   try {
     return statSync(path, { throwIfNoEntry: false });
   } catch (problem) {
+    if (problem instanceof Error && 'code' in problem && problem.code === 'ENOTDIR') return undefined;
     throw ImageError.from(problem, 'io', `${shownPath(path)}: cannot be looked at`);
   }
 }

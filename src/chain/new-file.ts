@@ -164,8 +164,11 @@ function describeFailure(path: string, problem: unknown): ImageError {
       });
     case 'EACCES':
     case 'EPERM':
-    case 'EROFS':
       return new ImageError('denied', `${path}: cannot be created: permission denied`, { cause: problem });
+    case 'EROFS':
+      return new ImageError('denied', `${path}: cannot be created: its file system is mounted read-only`, {
+        cause: problem,
+      });
     case 'ENOSPC':
     case 'EDQUOT':
       return new ImageError('io', `${path}: cannot be created: no space is left on the file system`, {

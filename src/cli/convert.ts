@@ -1,6 +1,6 @@
 /** `vdisk convert`: a disk as a new image of another format, or of the same. */
 
-import { extname, resolve } from 'node:path';
+import { resolve } from 'node:path';
 import type { Argv } from 'yargs';
 import { ImageError } from '../base/errors.ts';
 import { shownPath } from '../base/text.ts';
@@ -22,6 +22,7 @@ import { TableAllocator } from '../shared/paged-table.ts';
 import { type Command, OK } from './command.ts';
 import { optionsText } from './create.ts';
 import {
+  formatOfName,
   type ImageArguments,
   imageArguments,
   takeImageOptions,
@@ -179,11 +180,6 @@ function numberOf(
   const value = Number(text);
   if (/^\d+$/.test(text) && value >= least && value <= most) return value;
   throw usage(`--${name}=${text}: expected a number from ${least} to ${most}`);
-}
-
-function formatOfName(path: string): FormatId | undefined {
-  const suffix = extname(path).toLowerCase();
-  return DRIVERS.find(({ suffixes }) => suffixes.includes(suffix))?.id;
 }
 
 /** Of each source the files to read, nearest first; `opened` gets all that is to be closed. */

@@ -11,6 +11,7 @@ import { DRIVERS, driverOf } from '../formats/registry.ts';
 import type { FormatId } from '../image/driver.ts';
 import { TableAllocator } from '../shared/paged-table.ts';
 import { type Command, OK } from './command.ts';
+import { formatOfName } from './image-arguments.ts';
 import { interruptible, Progress, type ProgressMode, progressMode, takeProgress } from './progress.ts';
 
 const CREATE_NOTE =
@@ -26,7 +27,11 @@ function takeCreateArguments(command: Argv): void {
       type: 'string',
       describe: 'of the disk, like 64G; a child has its parent’s by default',
     })
-    .option('format', { alias: 'f', choices: formats, demandOption: true, describe: 'its format' })
+    .option('format', {
+      alias: 'f',
+      choices: formats,
+      describe: 'its format, instead of what its name ends with',
+    })
     .option('options', {
       alias: 'o',
       type: 'string',
@@ -46,7 +51,7 @@ function takeCreateArguments(command: Argv): void {
     })
     .option('force', { type: 'boolean', describe: 'replace a file that is there' })
     .option('json', { type: 'boolean', describe: 'a JSON object on stdout' })
-    .example('$0 create -f vhdx disk.vhdx 64G', 'dynamic: takes space as it is written')
+    .example('$0 create disk.vhdx 64G', 'dynamic: takes space as it is written')
     .example('$0 create -f vhd -o azure disk.vhd 32G', 'fixed, as Azure takes it')
     .example('$0 create -f vhdx -b base.vhdx child.vhdx', 'a child, as large as its parent')
     .example('$0 create -f vdi -o subformat=fixed,preallocation=full disk.vdi 8G', 'all space taken now')
@@ -57,7 +62,7 @@ function takeCreateArguments(command: Argv): void {
 interface CreateArguments {
   readonly file: string | undefined;
   readonly size: string | undefined;
-  readonly format: FormatId;
+  readonly format: FormatId | undefined;
   readonly options: readonly string[];
   readonly parent: string | undefined;
   readonly parentFormat: FormatId | undefined;
@@ -77,7 +82,7 @@ function createArguments(parsed: Record<string, unknown>): CreateArguments {
   return {
     file: once('file'),
     size: once('size'),
-    format: once('format') as FormatId,
+    format: once('format') as FormatId | undefined,
     options: [parsed['options'] ?? []].flat().map(String),
     parent: once('parent'),
     parentFormat: once('parent-format') as FormatId | undefined,
@@ -89,14 +94,19 @@ function createArguments(parsed: Record<string, unknown>): CreateArguments {
 
 /** Makes it. Throws ImageError. */
 async function create(request: CreateArguments): Promise<void> {
-  const driver = driverOf(request.format);
+  const { file, size, parent, parentFormat: format } = request;
+  const id = request.format ?? formatOfName(file ?? '');
   if (request.options.includes('help')) {
-    process.stdout.write(optionsText(request.format));
+    if (id === undefined) throw new ImageError('usage', '-o help: of which format? Say it with -f');
+    process.stdout.write(optionsText(id));
     return;
   }
-  const { file, size, parent, parentFormat: format } = request;
   if (file === undefined) {
     throw new ImageError('usage', 'the file to make is not named', { hint: 'See vdisk create --help.' });
+  }
+  if (id === undefined) {
+    const text = `${shownPath(file)}: its name does not tell its format`;
+    throw new ImageError('usage', text, { hint: 'Say it: -f raw, -f vhdx, …' });
   }
   const virtualSize = size === undefined ? undefined : parseSize(size);
   if (size !== undefined && virtualSize === undefined) {
@@ -110,7 +120,7 @@ async function create(request: CreateArguments): Promise<void> {
   const made = await interruptible((signal) =>
     createImage({
       path: resolve(file),
-      driver,
+      driver: driverOf(id),
       options: request.options,
       virtualSize,
       parent: parent === undefined ? undefined : { path: parent, format },
@@ -137,6 +147,7 @@ export const createCommand: Command = {
     await create(createArguments(parsed));
     return OK;
   },
+  writes: true,
 };
 
 function say(

@@ -137,7 +137,8 @@ export const hashCommand: Command = {
     for (const name of ALGORITHMS) command.option(name, { type: 'boolean', describe: name.toUpperCase() });
     command
       .example('$0 hash disk.vhdx', 'SHA-256 of the file and of the disk in it')
-      .example('$0 hash --md5 --sha1 disk.vhd', 'others instead');
+      .example('$0 hash --md5 --sha1 disk.vhd', 'others instead')
+      .epilogue('Exit status: 0 done, 1 failed, 2 usage.');
   },
   run: (parsed) => {
     const named = ALGORITHMS.filter((name) => parsed[name] === true);

@@ -1,6 +1,6 @@
 /** What the commands of `vdisk` that look at images have in common: their arguments, and how they complain. */
 
-import { resolve } from 'node:path';
+import { extname, resolve } from 'node:path';
 import type { Argv } from 'yargs';
 import { ImageError } from '../base/errors.ts';
 import type { ChainPolicy } from '../chain/policy.ts';
@@ -25,6 +25,12 @@ const formatOptions = MOUNT_OPTIONS.filter((spec) =>
   DRIVERS.some((driver) => driver.options.some((option) => option.name === spec.name)),
 );
 
+/** Of a new image: by what its name ends with. */
+export function formatOfName(path: string): FormatId | undefined {
+  const suffix = extname(path).toLowerCase();
+  return DRIVERS.find(({ suffixes }) => suffixes.includes(suffix))?.id;
+}
+
 /** Adds the arguments to a command whose positional is `images`. */
 export function takeImageArguments(command: Argv): Argv {
   command.positional('images', { type: 'string', array: true, describe: 'image files' });
@@ -43,7 +49,7 @@ export function takeImageOptions(command: Argv, json = 'a JSON array on stdout')
 /** Adds the options of a command that changes an image: nobody else may write to it meanwhile. */
 export function takeFormatOptions(command: Argv, json: string): Argv {
   command.option('json', { type: 'boolean', describe: json }).option('format', {
-    type: 'string',
+    alias: 'f',
     choices: DRIVERS.map((driver) => driver.id),
     describe: 'the format, instead of recognizing it by content',
   });

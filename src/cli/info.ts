@@ -259,7 +259,8 @@ export const infoCommand: Command = {
       .option('chain', { type: 'boolean', describe: 'tell of each parent as well, as of the image' })
       .example('$0 info disk.vhdx', 'format, sizes, identity, parents, log state, warnings')
       .example('$0 info --json *.vdi', 'the same for programs')
-      .example('$0 info --chain snapshot.avhdx', 'the image and all that it stands on');
+      .example('$0 info --chain snapshot.avhdx', 'the image and all that it stands on')
+      .epilogue('Exit status: 0 done, 1 failed, 2 usage.');
   },
   run: (parsed) => info({ ...imageArguments(parsed), wholeChain: parsed['chain'] === true }),
 };

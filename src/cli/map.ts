@@ -9,9 +9,8 @@ import type { Layer } from '../chain/layer.ts';
 import { type Origin, originsOf } from '../disk/walker.ts';
 import { DATA, HOLE, ZERO } from '../image/extent.ts';
 import { AllocationBar, showsUnicode } from './allocation-bar.ts';
-import { type Command, FAILED, OK, USAGE } from './command.ts';
+import { type Command, OK } from './command.ts';
 import {
-  complain,
   type ImageArguments,
   imageArguments,
   takeImageOptions,
@@ -135,11 +134,6 @@ class Output {
   #held: string[] = [];
   #length = 0;
 
-  constructor() {
-    // The write that fails tells it; without a listener it would end the process as well.
-    if (process.stdout.listenerCount('error') === 0) process.stdout.on('error', () => {});
-  }
-
   async put(text: string): Promise<void> {
     this.#held.push(text);
     this.#length += text.length;
@@ -256,10 +250,7 @@ async function mapChain(chain: ChainLayers, request: MapArguments): Promise<void
   await output.flush();
 }
 
-const brokenPipe = (problem: unknown): boolean =>
-  problem instanceof Error && 'code' in problem && problem.code === 'EPIPE';
-
-/** Returns the exit status: 0 done, 1 failed, 2 usage. */
+/** Returns the exit status. Throws ImageError, or what a write to standard output fails with. */
 async function map(request: MapArguments): Promise<number> {
   const warn = (text: string): void => void process.stderr.write(`vdisk: warning: ${text}\n`);
   let chain: ChainLayers | undefined;
@@ -270,10 +261,6 @@ async function map(request: MapArguments): Promise<number> {
     if (!alone) reportUnusedParents(request, [chain], warn);
     await mapChain(chain, request);
     return OK;
-  } catch (problem) {
-    // `vdisk map … | head` has what it wants.
-    if (brokenPipe(problem)) return FAILED;
-    return complain(problem).kind === 'usage' ? USAGE : FAILED;
   } finally {
     closeChain(chain ?? []);
   }

@@ -4,7 +4,11 @@ import { ImageError } from '../base/errors.ts';
 import type { MountConfig } from '../daemon/config.ts';
 import { exitCodeOf, exitCodeOfEnd, INTERRUPTED, OK } from '../daemon/exit-code.ts';
 import { INHERITED_DEVICE, startDaemon } from '../daemon/launch.ts';
+
 import { visibilityNote } from '../daemon/visibility.ts';
+
+import { withoutDirectory } from './gone-directory.ts';
+
 import { ProgressLine } from './progress-line.ts';
 
 /** Words that say that no daemon in the background is wanted. It is only a guess, for speed. */
@@ -90,6 +94,7 @@ export async function main(args: readonly string[]): Promise<number> {
   process.once('SIGINT', onInterrupt);
   process.once('SIGTERM', onInterrupt);
   try {
+    await withoutDirectory(async () => {});
     return await run(args, () => {
       begun = true;
     });

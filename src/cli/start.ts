@@ -4,10 +4,11 @@
  */
 
 import { startEarly } from '../convert/crew.ts';
+import { withoutDirectory } from './gone-directory.ts';
 
 /** See main in vdisk.ts. */
 export async function main(args: readonly string[]): Promise<number> {
   if (args[0] === 'convert' && args.length > 2) startEarly();
-  const vdisk = await import('./vdisk.ts');
+  const vdisk = await withoutDirectory(() => import('./vdisk.ts'));
   return await vdisk.main(args);
 }

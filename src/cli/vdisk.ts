@@ -23,9 +23,11 @@ import { statsCommand } from './live/stats.ts';
 import { unmountCommand } from './live/unmount.ts';
 import { mapCommand } from './map.ts';
 import { rebaseCommand } from './rebase.ts';
+import { referenceOfVdisk } from './reference.ts';
 import { resizeCommand } from './resize.ts';
 import { verifyCommand } from './verify.ts';
 import { VERSION } from './version.ts';
+import { wrongUsage } from './wrong-usage.ts';
 
 const completionCommand: Command = {
   usage: 'completion <shell>',
@@ -35,7 +37,8 @@ const completionCommand: Command = {
       .positional('shell', { type: 'string', choices: SHELLS, describe: 'for which shell' })
       .example('source <($0 completion bash)', 'in ~/.bashrc')
       .example('source <($0 completion zsh)', 'in ~/.zshrc, after compinit')
-      .example('$0 completion fish | source', 'in ~/.config/fish/config.fish');
+      .example('$0 completion fish | source', 'in ~/.config/fish/config.fish')
+      .epilogue('Exit status: 0 done, 1 failed, 2 usage.');
   },
   run: (parsed) => {
     process.stdout.write(completion(parsed['shell'] as Shell, (parser) => void declareCommands(parser)));
@@ -72,10 +75,10 @@ const COMMANDS: readonly Command[] = [
 const nameOf = ({ usage }: Command): string => usage.split(' ')[0]!;
 
 /**
- * Tells `parser` all commands. Completion and the man pages are made from it too (reference.ts). Returns a function that
- * says with what status the command that has run ended.
+ * Tells `parser` all commands; `words` are what it is to parse. Completion and the man pages are made from it too
+ * (reference.ts). Returns a function that says with what status the command that has run ended.
  */
-export function declareCommands(parser: Argv): () => number {
+export function declareCommands(parser: Argv, words: readonly string[] = []): () => number {
   let status = OK;
   parser
     .scriptName('vdisk')
@@ -103,7 +106,7 @@ export function declareCommands(parser: Argv): () => number {
     .fail((message, problem) => {
       // yargs tells values that it does not know in several lines.
       const line = message?.replaceAll(/:?\n+ */g, ': ');
-      throw problem ?? new ImageError('usage', line);
+      throw problem ?? wrongUsage(line, words, referenceOfVdisk(declareCommands));
     });
   return () => status;
 }
@@ -115,20 +118,48 @@ export async function main(args: readonly string[]): Promise<number> {
   const words = command?.arrange?.(args) ?? args;
   // yargs loses a name that is "-".
   const parser = yargs(words.map((word) => (word === '-' ? STDOUT : word)));
-  const status = declareCommands(parser);
+  const status = declareCommands(parser, args);
+  const output = watchOutput();
+  let problem: unknown;
   try {
     await parser.parseAsync();
-    return status();
-  } catch (problem) {
-    const { kind } = complain(helpful(problem, command), command?.writes);
-    return command?.failed ?? (kind === 'usage' ? USAGE : FAILED);
+  } catch (thrown) {
+    problem = thrown;
   }
+  problem = (await output.failure()) ?? problem;
+  if (problem === undefined) return status();
+  const { kind } = isClosedPipe(problem)
+    ? { kind: undefined }
+    : complain(helpful(problem, command), command?.writes);
+  return command?.failed ?? (kind === 'usage' ? USAGE : FAILED);
 }
 
-/** Wrong usage without a hint of its own: with where the right one is told. */
+/** A write to standard output that fails says so a moment later, and would end the process where nobody listens. */
+function watchOutput(): { failure(): Promise<Error | undefined> } {
+  let broken: Error | undefined;
+  const onError = (problem: Error): void => {
+    broken ??= problem;
+  };
+  process.stdout.on('error', onError);
+  return {
+    failure: async () => {
+      await new Promise((done) => setImmediate(done));
+      process.stdout.off('error', onError);
+      if (broken === undefined || isClosedPipe(broken)) return broken;
+      return ImageError.from(broken, 'io', 'standard output cannot be written');
+    },
+  };
+}
+
+/** `vdisk … | head` has what it wants. */
+const isClosedPipe = (problem: unknown): boolean =>
+  problem instanceof Error && 'code' in problem && problem.code === 'EPIPE';
+
+/** Wrong usage without a hint of its own: with where the right one is told. What is wrong with a file is not told there. */
 function helpful(problem: unknown, command: Command | undefined): unknown {
   if (!(problem instanceof ImageError) || problem.kind !== 'usage' || problem.hint !== undefined)
     return problem;
+  if (problem.message.startsWith('/')) return problem;
   const hint = `See vdisk ${command === undefined ? '' : `${nameOf(command)} `}--help.`;
   return new ImageError('usage', problem.message, { hint, cause: problem });
 }

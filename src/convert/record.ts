@@ -78,10 +78,13 @@ export class ResumeRecord {
       const bytes = Buffer.from(`${JSON.stringify(record, null, 2)}\n`);
       for (let put = 0; put < bytes.length; ) put += writeSync(file, bytes, put);
       fsyncSync(file);
+      renameSync(next, this.#path);
+    } catch (problem) {
+      rmSync(next, { force: true });
+      throw problem;
     } finally {
       closeSync(file);
     }
-    renameSync(next, this.#path);
   }
 
   /** The record is of no more use. */

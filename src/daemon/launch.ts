@@ -31,6 +31,8 @@ export interface WaitingDaemon {
 export function startDaemon(device?: number): WaitingDaemon {
   const child = spawn(process.execPath, ['--no-warnings', ENTRY], {
     detached: true,
+    // The caller's directory may be gone; the daemon leaves it in any case.
+    cwd: '/',
     stdio: ['pipe', 'ignore', 'ignore', 'pipe', device ?? 'ignore'],
     env: environmentOfDaemon(),
   });

@@ -107,11 +107,14 @@ export function readRecordText(path: string): string {
   try {
     const stat = lstatSync(path, { throwIfNoEntry: false });
     if (stat === undefined) throw new ImageError('usage', `${path}: no such file`);
+    if (stat.isDirectory()) throw new ImageError('usage', `${path}: is a directory, not a record`);
     if (stat.size > MAX_BYTES) {
       throw new ImageError('usage', `${path}: is no record: it has ${stat.size} bytes`);
     }
     return readFileSync(path, 'utf8');
   } catch (problem) {
+    if (problem instanceof Error && 'code' in problem && problem.code === 'ENOTDIR')
+      throw new ImageError('usage', `${path}: a part of the path is not a directory`, { cause: problem });
     throw ImageError.from(problem, 'io', path);
   }
 }

@@ -150,7 +150,7 @@ export function parseRecord(text: string, path: string): EvidenceRecord {
   try {
     value = JSON.parse(text);
   } catch (problem) {
-    throw refuse(problem instanceof Error ? problem.message : String(problem));
+    throw new ImageError('usage', `${path}: is no record: it is not JSON`, { cause: problem });
   }
   const version =
     typeof value === 'object' && value !== null ? Reflect.get(value, 'vdisk-record') : undefined;

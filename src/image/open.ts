@@ -62,6 +62,7 @@ export function sampleOf(source: BlockSource): ProbeSample {
  */
 export function chooseDriver(source: BlockSource, request: OpenRequest): FormatDriver {
   const { drivers } = request;
+  if (source.size === 0) throw new ImageError('unrecognized', 'the file is empty');
   if (request.format !== undefined) {
     const named = drivers.find((driver) => driver.id === request.format);
     if (named === undefined) throw new ImageError('usage', `there is no format "${request.format}"`);
@@ -108,7 +109,6 @@ function rawOrRefuse(source: BlockSource, { head }: ProbeSample, request: OpenRe
 /** Opens `source`. Every ImageError that leaves here begins with the source's name. */
 export function openImage(source: BlockSource, request: OpenRequest): Image {
   try {
-    if (source.size === 0) throw new ImageError('unrecognized', 'the file is empty');
     const image = chooseDriver(source, request).open(source, request.context);
     if (image.virtualSize === 0) throw new ImageError('unsupported', 'the disk has a size of 0 bytes');
     return image;

@@ -275,11 +275,15 @@ function describeOpenFailure(path: string, problem: unknown, writable: boolean):
       });
     case 'EACCES':
     case 'EPERM':
-    case 'EROFS':
     case 'ETXTBSY':
       return new ImageError('denied', `${path}: permission denied`, {
         cause: problem,
         hint: `${writable ? 'Write' : 'Read'} access to the image is needed: see ls -l, or run as its owner.`,
+      });
+    case 'EROFS':
+      return new ImageError('denied', `${path}: its file system is mounted read-only`, {
+        cause: problem,
+        hint: 'Mount that for writing, or copy the image to another place.',
       });
     default:
       return ImageError.from(problem, 'io', path);

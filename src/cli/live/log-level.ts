@@ -13,7 +13,8 @@ function takeLevelArguments(command: Argv): void {
       demandOption: true,
       describe: 'from which severity on',
     })
-    .example('$0 log-level /mnt/img debug', 'as if it had been mounted with --verbose');
+    .example('$0 log-level /mnt/img debug', 'as if it had been mounted with --verbose')
+    .epilogue('Exit status: 0 done, 1 failed, 2 usage.');
 }
 
 async function logLevel(parsed: Record<string, unknown>): Promise<number> {

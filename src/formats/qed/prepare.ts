@@ -73,8 +73,6 @@ function* clustersIn(runs: Iterable<ClusterRun>): Generator<number> {
 }
 
 function unwritable(text: string, needsCheck: boolean): ImageError {
-  const repair = needsCheck
-    ? ' Its last writer did not close it: qemu-img check -r all repairs that (try it on a copy).'
-    : '';
+  const repair = needsCheck ? ' Its last writer did not close it: vdisk check --repair puts that right.' : '';
   return new ImageError('corrupt', text, { hint: `It can be read: mount it with -o ro.${repair}` });
 }

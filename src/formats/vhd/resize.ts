@@ -55,7 +55,7 @@ export function* resize(source: BlockSource, size: ByteCount, context: OpenConte
 function* shrink(source: BlockSource, size: ByteCount, context: OpenContext): Steps {
   const work = Rework.open(source, context);
   const total = work.layout.size - size;
-  work.setFooters((footer) => setSize(footer, size));
+  work.setFooters((footer) => setSize(footer, size), true);
   yield { done: 0, total };
   forget(work, Math.ceil(size / work.layout.blockSize));
   yield { done: total, total };
@@ -89,7 +89,7 @@ function* grow(source: BlockSource, size: ByteCount, context: OpenContext, paren
   work = Rework.open(source, context);
   const shown = Math.min(size, parentSize);
   if (parts.parent !== undefined && shown > before) yield* fillWithZeros(work, before, shown);
-  work.setFooters((footer) => setSize(footer, size));
+  work.setFooters((footer) => setSize(footer, size), true);
   yield { done: total, total };
 }
 

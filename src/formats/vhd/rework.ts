@@ -40,7 +40,7 @@ import {
   nextPlace,
   reservedRanges,
 } from './space.ts';
-import { footerStruct, headerStruct, SECTOR, UNALLOCATED } from './structs.ts';
+import { footerStruct, headerStruct, SECTOR, UNALLOCATED, VHD_EPOCH } from './structs.ts';
 import { FITS, type Layout, placement } from './table.ts';
 import type { DynamicState } from './translator.ts';
 
@@ -295,11 +295,15 @@ export class Rework {
     this.layout.limit[0] = end;
   }
 
-  /** Changes both footers: `change` gets the bytes, and need not see to the checksum. */
-  setFooters(change: (view: DataView) => void): void {
+  /**
+   * Changes both footers: `change` gets the bytes, and need not see to the checksum. The time stamp, by which children
+   * know the disk, stays, but of one that `isAnother`.
+   */
+  setFooters(change: (view: DataView) => void, isAnother = false): void {
     const bytes = this.#footer.slice();
-    change(new DataView(bytes.buffer));
-    stampFooter(bytes, now());
+    const view = new DataView(bytes.buffer);
+    change(view);
+    stampFooter(bytes, isAnother ? now() : VHD_EPOCH + view.getUint32(footerStruct.at.timestamp));
     writeFooters(this.source, bytes, this.layout.limit[0]!);
     this.#footer = bytes;
   }

@@ -31,6 +31,8 @@ export function checkVhdx(source: BlockSource, context: OpenContext): CheckRepor
   collector.allocated(allocated);
   eachFreeRun(used, fileMib, (mib, length) => {
     const bytes = Math.min(replayed.size, (mib + length) * MIB) - mib * MIB;
+    // Too short for a block: what moves to the front goes round it, and a repair could do nothing about it.
+    if (mib < end && bytes < bat.blockSize) return;
     const where = mib >= end ? 'at the end of the file' : 'between what is in use';
     collector.leak(
       `VHDX file: ${formatSize(bytes)} at ${hex(mib * MIB)}, ${where}, belong to nothing`,

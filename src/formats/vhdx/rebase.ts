@@ -18,7 +18,7 @@ import { bitmapEntryOf, blockOf, entriesOf, isBitmapEntry } from './bat.ts';
 import { changeBat, wordOf } from './bat-change.ts';
 import { type Begun, beginSession, entryWord } from './begin.ts';
 import { eachClearRun } from './bits.ts';
-import { moveTable } from './compact.ts';
+import { fill, moveTable } from './compact.ts';
 import { encodeLocator, LINK, parseLocator, SECOND_LINK } from './locator.ts';
 import { MetadataEdit } from './metadata-edit.ts';
 import { newLocator } from './new-metadata.ts';
@@ -46,7 +46,9 @@ export function* rebase(source: BlockSource, parent: NewParent | undefined, cont
     yield* changeBat(session, room, change, patch);
   });
   yield* moveTable(source, context);
-  cutOff(source, context);
+  // Where sector bitmaps were, nothing is.
+  if (parent === undefined) yield* fill(source, context);
+  else cutOff(source, context);
 }
 
 function locatorFor(parent: NewParent, sectorSize: number, { label }: BlockSource): Uint8Array {

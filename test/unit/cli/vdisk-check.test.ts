@@ -80,8 +80,8 @@ describe('exit status and text', () => {
 
   it.each([
     ['no such file', [join('/nowhere', 'x.vdi')], 'vdisk: /nowhere/x.vdi: no such file\n'],
-    ['no image named', [], 'vdisk: Not enough non-option arguments'],
-    ['an unknown option', ['x.vdi', '--mend'], 'vdisk: Unknown argument: mend'],
+    ['no image named', [], 'vdisk: check: more is needed: vdisk check <images...>'],
+    ['an unknown option', ['x.vdi', '--mend'], 'vdisk: check has no option --mend'],
   ])('1: %s', async (_name, args, text) => {
     const { status, stdout, stderr } = await vdisk('check', ...args);
     expect({ status, stdout }).toEqual({ status: 1, stdout: '' });

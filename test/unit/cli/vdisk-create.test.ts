@@ -73,17 +73,19 @@ test('--help says what the statuses are', async () => {
 
 describe('refused', () => {
   test.each([
-    [[], /Missing required argument: format/],
+    [[], /the file to make is not named\n.*--help/],
+    [['A', '1M'], /a: its name does not tell its format\n.*-f vhdx/],
+    [['-o', 'help'], /of which format\? Say it with -f/],
     [['-f', 'vhd'], /the file to make is not named\n.*--help/],
     [['-f', 'vhd', 'A'], /a: its size is needed\n.*64G/],
     [['-f', 'vhd', 'A', 'big'], /"big" is no size/],
     [['-f', 'vhd', 'A', '1000'], /expected a multiple of 512\n.*1024/],
-    [['-f', 'vhd', 'A', '1M', '2M'], /Unknown argument: 2M/],
+    [['-f', 'vhd', 'A', '1M', '2M'], /create: 2M: is too much: vdisk create \[file\] \[size\]/],
     [['-f', 'vhd', '-F', 'raw', 'A', '1M'], /no parent is named/],
     [['-f', 'vhd', '-b', 'x', '-b', 'y', 'A', '1M'], /--parent: is given more than once/],
     [['-f', 'vhd', '-b', '', 'A', '1M'], /parent: is empty/],
     [['-f', 'vhd', '-o', 'colour=red', 'A', '1M'], /colour=red: VHD has no such option\n.*-f vhd -o help/],
-    [['-f', 'zip', 'A', '1M'], /Given: "zip"/],
+    [['-f', 'zip', 'A', '1M'], /--format: "zip" is none of vhd, vhdx, vdi, qed, raw/],
   ])('%j', async (args, text) => {
     const { status, stdout, stderr } = await create(...args.map((word) => (word === 'A' ? at('a') : word)));
     expect([status, stdout]).toEqual([2, '']);

@@ -153,7 +153,7 @@ describe('errors, which keep the image from being written', () => {
 
   test('an image that was not closed: the hint says how to repair it', () => {
     const problem = refusal(qedBytes({ ...withCluster(5, 0x700000n), header: { features: 2n } }));
-    expect(problem.hint).toMatch(/-o ro.*qemu-img check -r all/);
+    expect(problem.hint).toMatch(/-o ro.*vdisk check --repair/);
   });
 
   test('the same cluster twice, past what a word can hold', () => {

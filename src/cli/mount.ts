@@ -70,7 +70,11 @@ async function serveInForeground(config: MountConfig): Promise<number> {
     import('../daemon/log.ts'),
     import('../daemon/serve.ts'),
   ]);
-  const log = openLog({ to: config.logFile ?? 'stderr', level: config.verbose ? 'debug' : 'info' });
+  const log = openLog({
+    ...config,
+    to: config.logFile ?? 'stderr',
+    level: config.verbose ? 'debug' : 'info',
+  });
   const line = new ProgressLine('vdisk-mount');
   const progress = (text: string): void => line.show(text);
   const end = await serveMount(config, {

@@ -40,7 +40,11 @@ export async function serveInBackground(): Promise<number> {
   };
   let log: Log | undefined;
   try {
-    const opened = openLog({ to: config.logFile ?? 'syslog', level: config.verbose ? 'debug' : 'info' });
+    const opened = openLog({
+      ...config,
+      to: config.logFile ?? 'syslog',
+      level: config.verbose ? 'debug' : 'info',
+    });
     log = opened;
     const hooked = Object.create(opened, {
       warn: {

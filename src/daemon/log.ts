@@ -61,6 +61,10 @@ export interface LogTarget {
   /** 'stderr', 'syslog', or the absolute path of a file that is appended to. */
   readonly to: string;
   readonly level: 'debug' | 'info' | 'warn';
+  /** Absolute: a field of every line. */
+  readonly mountpoint: string;
+  /** Absolute paths of the images: a line that begins with one has it as its field `image`. */
+  readonly images: readonly string[];
 }
 
 /** Sets how much is logged, in all logs made from this one; gives what it was. */
@@ -70,9 +74,32 @@ export function setLogLevel(log: Log, level: string): string {
   return before;
 }
 
+/**
+ * What a line is about, for programs: texts begin with the path of what they tell of, and a colon. `image` is one of the
+ * images of the mount, `path` another file, a parent for instance.
+ */
+export function fieldsOf(text: string, images: readonly string[]): Readonly<Record<string, string>> {
+  const image = images.find((path) => text.startsWith(`${path}: `));
+  if (image !== undefined) return { image };
+  const path = /^(\/[^\n]*?): /.exec(text)?.[1];
+  return path === undefined ? {} : { path };
+}
+
 /** Throws ImageError('io') where a log file cannot be opened. */
 export function openLog(target: LogTarget): Log {
-  const options: pino.LoggerOptions = { level: target.level, base: { pid: process.pid } };
+  const { mountpoint, images } = target;
+  const options: pino.LoggerOptions = {
+    level: target.level,
+    base: { pid: process.pid, mountpoint },
+    hooks: {
+      logMethod(args, method) {
+        const [first, second] = args as unknown[];
+        if (typeof first === 'string') method.apply(this, [fieldsOf(first, images), first]);
+        else
+          method.apply(this, [{ ...fieldsOf(String(second), images), ...(first as object) }, String(second)]);
+      },
+    },
+  };
   if (target.to === 'syslog') return pino(options, systemLog());
   if (target.to === 'stderr' && process.stderr.isTTY) {
     return pino(options, { write: (line: string) => process.stderr.write(readable(line)) });

@@ -45,19 +45,22 @@ export const configCommand: Command = {
         array: true,
         describe: 'names (NAME for /etc/vdisk-mount/NAME.toml) or files; default: all of that directory',
       })
+      .option('json', { type: 'boolean', describe: 'a JSON array on stdout' })
       .example('$0 config check', 'all in /etc/vdisk-mount; not root: ~/.config/vdisk-mount')
       .example('$0 config check ./backup.toml', 'every error with its line and column')
       .epilogue('Exit status: 0 all are fine, 1 one is not, 2 usage.');
   },
   run: (parsed) => {
     const given = ((parsed['files'] ?? []) as string[]).map(String);
-    let status = OK;
-    for (const path of given.length > 0 ? given.map(configPath) : allFiles()) {
-      const problems = problemsOf(path);
-      for (const line of problems) process.stderr.write(`${line}\n`);
-      if (problems.length > 0) status = FAILED;
-      else process.stdout.write(`${shownPath(path)}: fine\n`);
+    const paths = given.length > 0 ? given.map(configPath) : allFiles();
+    const checked = paths.map((path) => ({ filename: path, problems: problemsOf(path) }));
+    if (parsed['json'] === true) process.stdout.write(`${JSON.stringify(checked, null, 2)}\n`);
+    else {
+      for (const { filename, problems } of checked) {
+        for (const line of problems) process.stderr.write(`${line}\n`);
+        if (problems.length === 0) process.stdout.write(`${shownPath(filename)}: fine\n`);
+      }
     }
-    return status;
+    return checked.every(({ problems }) => problems.length === 0) ? OK : FAILED;
   },
 };

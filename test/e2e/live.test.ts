@@ -186,6 +186,14 @@ describe(gate.title('live control'), { skip: gate.skip }, () => {
     const mounted = await stage.mount(raw('said.img'));
     const image = raw('late.img');
     expect(await done('log-level', mounted.mountpoint, 'warn')).toBe('info → warn\n');
+    // For programs.
+    const json = async (...words: string[]): Promise<unknown> => JSON.parse(await done(...words, '--json'));
+    expect(await json('log-level', mounted.mountpoint, 'warn')).toEqual({ before: 'warn', level: 'warn' });
+    expect(await json('flush', mounted.mountpoint)).toEqual({ flushed: mounted.mountpoint });
+    const spare = join(mounted.mountpoint, rawName(image));
+    expect(await json('add', mounted.mountpoint, image)).toEqual({ files: [spare] });
+    expect(await json('remove', mounted.mountpoint, image)).toEqual({ removed: [rawName(image)] });
+    expect(await json('stats', mounted.mountpoint)).toMatchObject([{ mountpoint: mounted.mountpoint }]);
     await done('add', mounted.mountpoint, image);
     expect(logged(mounted).join('\n')).not.toContain('joined');
     expect(await done('log-level', mounted.mountpoint, 'debug')).toBe('warn → debug\n');

@@ -13,6 +13,7 @@ function takeLevelArguments(command: Argv): void {
       demandOption: true,
       describe: 'from which severity on',
     })
+    .option('json', { type: 'boolean', describe: 'a JSON object on stdout' })
     .example('$0 log-level /mnt/img debug', 'as if it had been mounted with --verbose')
     .epilogue('Exit status: 0 done, 1 failed, 2 usage.');
 }
@@ -20,7 +21,8 @@ function takeLevelArguments(command: Argv): void {
 async function logLevel(parsed: Record<string, unknown>): Promise<number> {
   const level = parsed['level'] as LogLevel;
   const { before } = await withMount(parsed['mount'], ({ client }) => client.ask('log-level', { level }));
-  process.stdout.write(`${before} → ${level}\n`);
+  const told = parsed['json'] === true ? JSON.stringify({ before, level }, null, 2) : `${before} → ${level}`;
+  process.stdout.write(`${told}\n`);
   return OK;
 }
 

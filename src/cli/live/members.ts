@@ -20,6 +20,7 @@ function takeAddArguments(command: Argv): void {
       describe: 'the format, instead of recognizing it by content',
     })
     .option('ro', { type: 'boolean', alias: 'r', describe: 'read-only' })
+    .option('json', { type: 'boolean', describe: 'a JSON object on stdout' })
     .example('$0 add /mnt/img extra.vhdx', 'show it as /mnt/img/extra.raw')
     .epilogue(
       'To a read-only mount images join read-only. With several, those before one that fails stay. ' +
@@ -31,10 +32,14 @@ async function add(parsed: Record<string, unknown>): Promise<number> {
   const format = parsed['format'] as FormatId | undefined;
   const how = { ...(format === undefined ? {} : { format }), readOnly: parsed['ro'] === true };
   await withMount(parsed['mount'], async ({ client, state }) => {
+    const files: string[] = [];
     for (const image of parsed['images'] as string[]) {
       const { names } = await client.ask('add', { path: resolve(String(image)), ...how }, OPEN_LIMIT_MS);
-      for (const name of names) process.stdout.write(`${shownPath(join(state.mountpoint, name))}\n`);
+      const added = names.map((name) => join(state.mountpoint, name));
+      files.push(...added);
+      if (parsed['json'] !== true) process.stdout.write(added.map((path) => `${shownPath(path)}\n`).join(''));
     }
+    if (parsed['json'] === true) process.stdout.write(`${JSON.stringify({ files }, null, 2)}\n`);
   });
   return OK;
 }
@@ -54,6 +59,7 @@ function takeRemoveArguments(command: Argv): void {
       demandOption: true,
       describe: 'files in the mount, or paths of what they show',
     })
+    .option('json', { type: 'boolean', describe: 'a JSON object on stdout' })
     .option('force', { type: 'boolean', describe: 'also while it is open: whoever uses it gets errors' })
     .example('$0 remove /mnt/img extra.raw', 'write it out, close it, and take it away')
     .epilogue(
@@ -64,6 +70,7 @@ function takeRemoveArguments(command: Argv): void {
 
 async function remove(parsed: Record<string, unknown>): Promise<number> {
   await withMount(parsed['mount'], async ({ client, state }) => {
+    const removed: string[] = [];
     for (const given of (parsed['names'] as string[]).map(String)) {
       const path = resolve(given);
       const named = state.files.find(
@@ -71,8 +78,10 @@ async function remove(parsed: Record<string, unknown>): Promise<number> {
       );
       const name = named?.name ?? basename(given);
       const { names } = await client.ask('remove', { name, force: parsed['force'] === true });
-      process.stdout.write(`removed ${names.map(shownPath).join(', ')}\n`);
+      removed.push(...names);
+      if (parsed['json'] !== true) process.stdout.write(`removed ${names.map(shownPath).join(', ')}\n`);
     }
+    if (parsed['json'] === true) process.stdout.write(`${JSON.stringify({ removed }, null, 2)}\n`);
   });
   return OK;
 }

@@ -18,6 +18,7 @@ function takeStatsArguments(command: Argv): void {
   command
     .positional('mount', { type: 'string', describe: `${MOUNT_DOC}; all mounts where it is left out` })
     .option('format', { type: 'string', choices: FORMATS, default: 'text', describe: 'how to print it' })
+    .option('json', { type: 'boolean', describe: 'as --format json' })
     .option('watch', { type: 'boolean', describe: 'again every second, until interrupted or unmounted' })
     .example('$0 stats /mnt/img', 'requests, bytes, times, flushes, the cache')
     .example('$0 stats --format prometheus', 'what a scraper of Prometheus reads')
@@ -26,6 +27,9 @@ function takeStatsArguments(command: Argv): void {
         'Exit status: 0 done, 1 failed, 2 usage.',
     );
 }
+
+const formatOf = (parsed: Record<string, unknown>): unknown =>
+  parsed['json'] === true ? 'json' : parsed['format'];
 
 /** Seconds below which `share` of the operations stayed; Infinity past the last bound. */
 export function quantile({ buckets }: Tally, share: number): number {
@@ -95,7 +99,7 @@ function shown(stats: readonly MountStats[], format: (typeof FORMATS)[number]): 
 }
 
 async function print(found: readonly Found[], parsed: Record<string, unknown>): Promise<number> {
-  const format = parsed['format'] as (typeof FORMATS)[number];
+  const format = formatOf(parsed) as (typeof FORMATS)[number];
   const ask = () => Promise.all(found.map(({ client }) => client.ask('stats', {})));
   process.stdout.write(shown(await ask(), format));
   while (parsed['watch'] === true && found.length > 0) {

@@ -18,7 +18,7 @@ import { vhdxCorruptions } from './vhdx.ts';
 
 const TABLES: readonly CorruptionTable[] = [vhdCorruptions, vhdxCorruptions, vdiCorruptions, qedCorruptions];
 
-const RUNS = 40;
+const RUNS = 25;
 
 function contextOf({ options = {} }: DamagedImage): OpenContext {
   return { tables: new TableAllocator(), report: () => {}, options: new Map(Object.entries(options)) };

@@ -10,6 +10,7 @@ import { gateOf, type Ran, run, until } from '../support/machine.ts';
 import { paint, shown, strokes } from '../support/made.ts';
 import { MemorySource } from '../support/memory-source.ts';
 import { Stage, VDISK_MOUNT } from '../support/mount.ts';
+import { LET_GO } from '../support/namespace.ts';
 import { between, random, randomBytes } from '../support/random.ts';
 
 const VDISK = join(dirname(VDISK_MOUNT), 'vdisk');
@@ -294,6 +295,7 @@ describe('commands that change images', () => {
       const { base, child, disk } = family();
       const folder = stage.makeDirectory('small');
       const script =
+        LET_GO +
         'mount -t tmpfs tmpfs "$1" && cp --sparse=always "$2" "$3" "$1"/ || exit 98; child="$1/$(basename "$3")"; ' +
         'mount -o remount,size=$(($(du -sk "$1" | cut -f1) + 64))k "$1" || exit 97; ' +
         '"$4" rebase -b "" "$child"; status=$?; "$4" compare "$child" "$5" >&2 || exit 99; exit $status';
@@ -308,7 +310,7 @@ describe('commands that change images', () => {
   it(unshare.title('a read-only directory'), { skip: unshare.skip }, async () => {
     const folder = stage.makeDirectory('read-only');
     copyFileSync(rawImage().path, join(folder, 'disk.raw'));
-    const script = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && "$2" compact "$1/disk.raw"';
+    const script = `${LET_GO}mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && "$2" compact "$1/disk.raw"`;
     const { status, stderr } = await run('unshare', ['-m', 'sh', '-c', script, 'sh', folder, VDISK]);
     expect(status).toBe(1);
     expect(stderr).toContain('disk.raw: its file system is mounted read-only');

@@ -120,7 +120,7 @@ describe('resize', () => {
       plan,
     );
     expect(violation).toBeUndefined();
-    expect(images).toBeGreaterThan(100);
+    expect(images).toBeGreaterThan(RESHAPE_RUNS);
   });
 });
 

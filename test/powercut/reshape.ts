@@ -14,7 +14,7 @@ import { RecordingSource } from '../support/recording-source.ts';
 import { type CutPlan, type CutResult, cutChanges } from './harness.ts';
 
 /** Reorderings of each operation on each image; the soak asks for more (POWERCUT_RUNS as in powercut.test.ts). */
-export const RESHAPE_RUNS = Math.ceil(Number(process.env['POWERCUT_RUNS'] ?? 2000) / 25);
+export const RESHAPE_RUNS = Math.ceil(Number(process.env['POWERCUT_RUNS'] ?? 2000) / 40);
 
 export interface ReshapeCase {
   readonly name: string;

@@ -9,6 +9,7 @@ import { type MountEntry, parseMountinfo } from '../../src/transport/mountinfo.t
 import type { Holder } from './holder.ts';
 import { type Need, type Ran, type RunOptions, run, TO_MOUNT } from './machine.ts';
 import { REPOSITORY, type Stage } from './mount.ts';
+import { LET_GO } from './namespace.ts';
 
 export const TO_HAVE_A_SYSTEM: readonly Need[] = [
   ...TO_MOUNT,
@@ -18,7 +19,7 @@ export const TO_HAVE_A_SYSTEM: readonly Need[] = [
 ];
 
 /** $1: an empty directory; $2: the helpers; $3: the fstab. */
-const PREPARE = `
+const PREPARE = `${LET_GO}
 for place in $(realpath /usr/sbin /sbin | sort -u); do
   mkdir -p "$1$place" && mount --bind "$place" "$1$place" && mount -t tmpfs -o mode=755 tmpfs "$place" || exit 1
   for file in "$1$place"/*; do ln -s "$file" "$place/\${file##*/}"; done

@@ -10,6 +10,7 @@ import { type MountEntry, parseMountinfo } from '../../src/transport/mountinfo.t
 import type { Holder } from './holder.ts';
 import { type Need, type Ran, run, TO_MOUNT } from './machine.ts';
 import { REPOSITORY, type Stage } from './mount.ts';
+import { LET_GO } from './namespace.ts';
 
 /** "nobody", or at least nobody in particular. */
 export const USER = 65534;
@@ -40,7 +41,7 @@ function install(directory: string): string {
 }
 
 /** Makes /dev/fuse open to all in this mount namespace; $1 is an empty directory, $2 is run as well. */
-const OPEN_DEVICE = `
+const OPEN_DEVICE = `${LET_GO}
 mount -t tmpfs -o mode=755 tmpfs "$1" &&
   mknod -m 666 "$1/fuse" c $(stat -c '0x%t 0x%T' /dev/fuse) &&
   mount --bind "$1/fuse" /dev/fuse &&

@@ -1,0 +1,13 @@
+/** Mount namespaces of tests. */
+
+/**
+ * Shell: lets go of the mounts of vdisk-mount that a new namespace inherited from tests that run beside it. A copy of a
+ * mount keeps its daemon alive after the mount itself is gone. (In the mount table a space is \040.)
+ */
+export const LET_GO = String.raw`
+while read -r _ place type _; do
+  if [ "$type" = fuse.vdisk-mount ]; then
+    umount -l "$(printf '%b' "$(printf '%s' "$place" | sed 's/\\/\\0/g')")"
+  fi
+done </proc/self/mounts
+`;

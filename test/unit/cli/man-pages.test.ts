@@ -39,7 +39,7 @@ describe('the man pages in docs/man', () => {
     }
     for (const command of referenceOfVdisk(declareCommands).commands) {
       const part = page('vdisk.1')
-        .split(`\n.SS vdisk ${command.name}\n`)[1]
+        .split(`\n.SS vdisk ${inRoff(command.name)}\n`)[1]
         ?.split(/\n\.S[SH] /)[0];
       for (const { names } of command.options) {
         if (!['--help', '--version'].includes(names[0]!))

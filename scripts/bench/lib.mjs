@@ -13,7 +13,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { cpus, release, tmpdir } from 'node:os';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 export const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
@@ -184,7 +184,7 @@ export function machine(about) {
 
 /** Writes `name`.md and `name`.json below `folder` of the project, and prints the first. */
 export function publish(folder, name, markdown, data) {
-  const out = join(root, folder);
+  const out = resolve(root, folder);
   mkdirSync(out, { recursive: true });
   writeFileSync(join(out, `${name}.md`), markdown);
   writeFileSync(join(out, `${name}.json`), `${JSON.stringify(data, null, 2)}\n`);

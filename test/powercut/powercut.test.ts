@@ -1,5 +1,5 @@
 /**
- * Power cuts. POWERCUT_RUNS reorderings per format (2000 unless said) and every prefix of the recorded workloads;
+ * Power cuts. POWERCUT_RUNS reorderings per format (1200 unless said, which CI has time for) and every prefix of the recorded workloads;
  * POWERCUT_SEED repeats what a failure names.
  */
 
@@ -13,7 +13,7 @@ import { type CrashImage, cutPower } from './harness.ts';
 import { childRecording, continued, longRecording, recordings } from './recordings.ts';
 import type { Recording } from './workload.ts';
 
-const RUNS = Number(process.env['POWERCUT_RUNS'] ?? 2000);
+const RUNS = Number(process.env['POWERCUT_RUNS'] ?? 1200);
 const SEED = Number(process.env['POWERCUT_SEED'] ?? 20261121);
 /** Crash images of a format that are worked on further, and those that qemu-img looks at. */
 const CONTINUED = 6;

@@ -86,8 +86,9 @@ describe(gate.title('a mount of an ordinary user'), { skip: gate.skip }, () => {
   });
 
   const onTerminal = gateOf('program: script');
-  it(onTerminal.title('on a terminal says that not even root can see it'), async (context) => {
-    if (onTerminal.skip) return context.skip();
+  it(onTerminal.title('on a terminal says that not even root can see it'), {
+    skip: onTerminal.skip,
+  }, async () => {
     const mountpoint = await mountpointOfUser();
     const log = join(home, 'note.log');
     const command = `'${program}' --log-file '${log}' '${image}' '${mountpoint}'`;

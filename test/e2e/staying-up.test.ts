@@ -39,31 +39,27 @@ describe(gate.title('staying up'), { skip: gate.skip }, () => {
   const begins = async (file: string): Promise<string> =>
     (await must('dd', [`if=${file}`, 'bs=5', 'count=1', 'iflag=direct', 'status=none'])).slice(0, 5);
 
-  it(
-    limits.title('out of descriptors serves on, and takes images again when there are some'),
-    {
-      skip: limits.skip,
-    },
-    async () => {
-      const mounted = await stage.mount(raw('few.img'));
-      const file = join(mounted.mountpoint, 'few.raw');
-      const limit = (count: number): Promise<string> =>
-        must('prlimit', [`--pid=${mounted.pid}`, `--nofile=${count}:4096`]);
-      const extra = raw('extra.img');
-      // Its last thread loads while the mount is used already; where it cannot, the mount ends.
-      await delay(2000);
-      await limit(readdirSync(`/proc/${mounted.pid}/fd`).length);
-      expect(await vdisk('add', mounted.mountpoint, extra)).toMatchObject({ status: 1 });
-      expect(await begins(file)).toBe('begin');
-      await must('dd', [`of=${file}`, 'conv=notrunc,fsync', 'status=none'], { input: 'begun' });
-      expect(await begins(file)).toBe('begun');
-      await limit(4096);
-      expect(await vdisk('add', mounted.mountpoint, extra)).toMatchObject({ status: 0, stderr: '' });
-      expect(await begins(join(mounted.mountpoint, 'extra.raw'))).toBe('begin');
-      await mounted.unmount();
-    },
-    120_000,
-  );
+  it(limits.title('out of descriptors serves on, and takes images again when there are some'), {
+    skip: limits.skip,
+    timeout: 120_000,
+  }, async () => {
+    const mounted = await stage.mount(raw('few.img'));
+    const file = join(mounted.mountpoint, 'few.raw');
+    const limit = (count: number): Promise<string> =>
+      must('prlimit', [`--pid=${mounted.pid}`, `--nofile=${count}:4096`]);
+    const extra = raw('extra.img');
+    // Its last thread loads while the mount is used already; where it cannot, the mount ends.
+    await delay(2000);
+    await limit(readdirSync(`/proc/${mounted.pid}/fd`).length);
+    expect(await vdisk('add', mounted.mountpoint, extra)).toMatchObject({ status: 1 });
+    expect(await begins(file)).toBe('begin');
+    await must('dd', [`of=${file}`, 'conv=notrunc,fsync', 'status=none'], { input: 'begun' });
+    expect(await begins(file)).toBe('begun');
+    await limit(4096);
+    expect(await vdisk('add', mounted.mountpoint, extra)).toMatchObject({ status: 0, stderr: '' });
+    expect(await begins(join(mounted.mountpoint, 'extra.raw'))).toBe('begin');
+    await mounted.unmount();
+  });
 
   it('serves on where the disk of its log is full, and logs again when it is not', async () => {
     const place = stage.makeDirectory('small');

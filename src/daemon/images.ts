@@ -8,7 +8,7 @@ import { guestOffset } from '../base/units.ts';
 import { openParents, unusedParents } from '../chain/chain.ts';
 import { type Layer, type LayerContext, openContextOf, openLayer } from '../chain/layer.ts';
 import { openOverlay, sizeWithOverlay } from '../chain/overlay.ts';
-import { NAME_BYTES } from '../fuse/filesystem.ts';
+import { NAME_BYTES } from '../fuse/listing.ts';
 import { timeOf } from '../fuse/times.ts';
 import type { FileSeed } from '../fuse/tree.ts';
 import type { Image, Report } from '../image/driver.ts';

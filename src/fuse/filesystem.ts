@@ -1,20 +1,14 @@
 /**
  * The file system: names, attributes and handles on one side, disks on the other. Inode-based, as the kernel
- * is; both transports call it. Data plane: nothing throws, results are counts or -errno.
- *
- * Nodes: 1 is the root; file n of the seed is node n + 2, or the root itself where the mountpoint is a file. Windows
- * follow behind the files, and files that join later behind these (members.ts). A handle is the node's number: a file has
- * no state per open.
+ * is; both transports call it. Data plane: nothing throws, results are counts or -errno. Which files there are is
+ * the listing's (listing.ts).
  */
 
 import {
   EACCES,
-  EBADF,
   EFBIG,
   EINVAL,
-  EIO,
   EISDIR,
-  ENAMETOOLONG,
   ENOENT,
   ENOSPC,
   ENOTDIR,
@@ -27,32 +21,18 @@ import {
 } from '../base/errno.ts';
 import { type ByteCount, guestOffset } from '../base/units.ts';
 import type { Disk } from '../disk/disk.ts';
-import { Window } from '../disk/window.ts';
+import type { Window } from '../disk/window.ts';
 import type { Report } from '../image/driver.ts';
 import type { PagePool } from '../shared/page-pool.ts';
 import { ROOT_NODE } from './abi.ts';
+import { type AttributeChange, type Attributes, S_IFDIR, S_IFREG } from './attributes.ts';
 import { Counters, FLUSH, READ, WRITE, ZERO } from './counters.ts';
-import { Members } from './members.ts';
-import { ATIME, CTIME, EPOCH, FileTimes, MTIME } from './times.ts';
-import {
-  type AttachThread,
-  attachLayers,
-  attachThread,
-  type FileSeed,
-  isShared,
-  isWritable,
-  type TreeChange,
-  type TreeSeed,
-} from './tree.ts';
-
-export const S_IFDIR = 0o040000;
-export const S_IFREG = 0o100000;
+import { Listing } from './listing.ts';
+import { ATIME, CTIME, FileTimes, MTIME } from './times.ts';
+import { attachThread, type FileSeed, isWritable, type TreeSeed } from './tree.ts';
 
 export const SEEK_DATA = 3;
 export const SEEK_HOLE = 4;
-
-/** Longest name, as statfs says: NAME_MAX of <linux/limits.h>. */
-export const NAME_BYTES = 255;
 
 /** Bits of open(2): 0 is O_RDONLY. */
 export const O_ACCMODE = 3;
@@ -65,182 +45,54 @@ const FALLOC_FL_KEEP_SIZE = 1;
 const FALLOC_FL_PUNCH_HOLE = 2;
 const FALLOC_FL_ZERO_RANGE = 16;
 
-/** Attributes of a node. Owned and reused by the caller. */
-export class Attributes {
-  node = 0;
-  size = 0;
-  /** Allocated, in 512-byte units. */
-  blocks = 0;
-  mode = 0;
-  links = 1;
-  uid = 0;
-  gid = 0;
-  blockSize = 4096;
-  atime = EPOCH;
-  mtime = EPOCH;
-  ctime = EPOCH;
-}
-
-/** What SETATTR asks for; what is not there stays as it is. */
-export interface AttributeChange {
-  /** Bytes. */
-  readonly size?: number | undefined;
-  /** Permission bits; others are not looked at. */
-  readonly mode?: number | undefined;
-  readonly uid?: number | undefined;
-  readonly gid?: number | undefined;
-  /** ms since 1970. */
-  readonly atime?: number | undefined;
-  readonly mtime?: number | undefined;
-  readonly ctime?: number | undefined;
-}
-
-export interface DirectoryEntry {
-  readonly name: Buffer;
-  readonly node: number;
-  readonly mode: number;
-}
-
 export interface FileSystemSize {
   readonly bytes: ByteCount;
   readonly files: number;
-}
-
-/** A file or a window, by its number. */
-interface Shown extends FileSeed {
-  readonly node: number;
-  /** Number of the file whose disk it is (in times and allocation): its own, but for windows. */
-  readonly file: number;
-  /** A part of another file's disk. */
-  readonly part: boolean;
-  /** Others change the same bytes. */
-  readonly shared: boolean;
 }
 
 /** Made anew for each request; the others are fixed when the mount is made. */
 const STATS_ATTRIBUTE = 'user.vdisk.stats';
 
 export class FileSystem {
-  readonly members: Members;
+  readonly listing: Listing;
   readonly #seed: TreeSeed;
-  readonly #attach: AttachThread;
-  /** By slot, as all of these. */
-  readonly #shown: (Shown | undefined)[];
-  readonly #disks: (Disk | Window | undefined)[];
-  readonly #entries: (DirectoryEntry | undefined)[];
-  /** The last node that a slot had when its file left: this one and those before answer EIO. */
-  readonly #left: number[] = [];
   readonly #allocated: Float64Array;
   readonly #times: FileTimes;
   readonly #counters: Counters;
   readonly #pool: PagePool;
   /** Whether any file is writable; else the mount is read-only. Files that join later do not change it. */
   readonly writable: boolean;
-  /** Node of slot 0. */
-  readonly #first: number;
-  readonly #byName: Map<string, number>;
-  #changed = false;
 
   /** `thread` is this thread's number among those of the mount (TreeSeed.gate). */
   constructor(seed: TreeSeed, report: Report, thread: number) {
     this.#seed = seed;
-    this.members = new Members(seed.members);
-    this.#attach = attachThread(seed, report, thread);
-    this.#first = seed.shape === 'file' ? ROOT_NODE : ROOT_NODE + 1;
-    const disks = seed.files.map(({ layers, size }) => attachLayers(layers, size, this.#attach));
-    const windows = seed.windows.map(({ of, start, size }) => new Window(disks[of]!, start, size));
-    this.#disks = [...disks, ...windows];
-    const files = seed.files.map((file, at): Shown => {
-      return { ...file, node: this.#first + at, file: at, part: false, shared: isShared(seed, at) };
-    });
-    const parts = seed.windows.map(({ of, name, size, attributes }, at): Shown => {
-      return { ...files[of]!, node: this.#first + files.length + at, part: true, name, size, attributes };
-    });
-    this.#shown = [...files, ...parts];
+    const attach = attachThread(seed, report, thread);
+    this.listing = new Listing(seed, attach);
     this.#allocated = new Float64Array(seed.allocated);
     this.#times = new FileTimes(seed.times);
-    this.#pool = this.#attach.pool;
-    this.#counters = new Counters(seed.counters, this.members.capacity, thread);
+    this.#pool = attach.pool;
+    this.#counters = new Counters(seed.counters, this.listing.members.capacity, thread);
     this.writable = isWritable(seed);
-    this.#entries =
-      seed.shape === 'file' ? [] : this.#shown.map((file) => file && entryOf(file.name, file.node));
-    this.#byName = new Map(
-      this.#entries.flatMap((entry) => (entry === undefined ? [] : [[latin1(entry.name), entry.node]])),
-    );
-  }
-
-  /**
-   * The root directory's entries; none where the mountpoint is a file. An entry keeps its place as others come and go,
-   * so that a listing under way misses none: there are gaps.
-   */
-  get entries(): readonly (DirectoryEntry | undefined)[] {
-    return this.#entries;
-  }
-
-  /** Whether files have joined or left: what the kernel knows of the directory may be old. */
-  get hasChanged(): boolean {
-    return this.#changed;
-  }
-
-  /** A file joins, or files leave. No request is being answered in this thread. */
-  change(change: TreeChange): void {
-    this.#changed = true;
-    if (change.kind === 'join') {
-      const { slot, node, number, file } = change;
-      this.#disks[slot] = attachLayers(file.layers, file.size, this.#attach);
-      this.#shown[slot] = { ...file, node, file: number, part: false, shared: false };
-      const entry = entryOf(file.name, node);
-      this.#entries[slot] = entry;
-      this.#byName.set(latin1(entry.name), node);
-      return;
-    }
-    for (const slot of change.slots) {
-      const file = this.#shown[slot];
-      if (file === undefined) continue;
-      this.#byName.delete(latin1(Buffer.from(file.name)));
-      this.#left[slot] = file.node;
-      this.#disks[slot] = undefined;
-      this.#shown[slot] = undefined;
-      this.#entries[slot] = undefined;
-    }
-  }
-
-  /** The slot of a node, or -1 where it has none, or none any more. */
-  slotOf(node: number): number {
-    const slot = (node - this.#first) % this.members.capacity;
-    return this.#shown[slot]?.node === node ? slot : -1;
-  }
-
-  /** The disk behind a handle: its slot, or -errno. */
-  #slotOfHandle(handle: number): number {
-    const slot = (handle - this.#first) % this.members.capacity;
-    if (this.#shown[slot]?.node === handle) return slot;
-    const last = this.#left[slot];
-    return last !== undefined && handle <= last ? -EIO : -EBADF;
   }
 
   /** Bytes of a file; 0 where there is none. */
   sizeOf(node: number): ByteCount {
-    return this.#file(node)?.size ?? 0;
+    return this.listing.fileOf(node)?.size ?? 0;
   }
 
   /** Whether the same bytes are changed through other files too: the kernel must not keep them. */
   isShared(node: number): boolean {
-    return this.#file(node)?.shared === true;
+    return this.listing.fileOf(node)?.shared === true;
   }
 
   #isRootDirectory(node: number): boolean {
     return node === ROOT_NODE && this.#seed.shape === 'directory';
   }
 
-  #file(node: number): Shown | undefined {
-    return this.#shown[this.slotOf(node)];
-  }
-
   /** The node of `name` (its bytes, as Latin-1) in directory `parent`, or -errno. */
   lookup(parent: number, name: string): number {
     if (!this.#isRootDirectory(parent)) return -ENOTDIR;
-    return this.#byName.get(name) ?? (name.length > NAME_BYTES ? -ENAMETOOLONG : -ENOENT);
+    return this.listing.nodeOf(name);
   }
 
   getattr(node: number, out: Attributes): Status {
@@ -257,7 +109,7 @@ export class FileSystem {
       out.atime = out.mtime = out.ctime = seed.mounted;
       return 0;
     }
-    const file = this.#file(node);
+    const file = this.listing.fileOf(node);
     if (file === undefined) return -ENOENT;
     out.size = file.size;
     // How much of that is in a window is not known: this is the most that can be, and is never 0 for data.
@@ -282,8 +134,8 @@ export class FileSystem {
    * mode are those of the mount: -EPERM where they would change.
    */
   setattr(node: number, change: AttributeChange): Status {
-    const index = this.slotOf(node);
-    const file = this.#shown[index];
+    const index = this.listing.slotOf(node);
+    const file = this.listing.shown[index];
     if (file === undefined && !this.#isRootDirectory(node)) return -ENOENT;
     if (!(file?.writable ?? this.writable)) return -EROFS;
     const { size, mode, uid, gid, atime, mtime, ctime } = change;
@@ -308,7 +160,7 @@ export class FileSystem {
   }
 
   #cut(index: number, size: number): Status {
-    const disk = this.#disks[index]!;
+    const disk = this.listing.disks[index]!;
     if (size > disk.size) return -EFBIG;
     if (size === disk.size) return 0;
     return this.#zero(index, disk, size, disk.size - size, 'punch');
@@ -319,7 +171,7 @@ export class FileSystem {
     const status = disk.zero(guestOffset(at), length, how);
     this.#counters.count(index, ZERO, status < 0 ? status : length, since);
     if (status < 0) return status;
-    this.#times.touch(this.#shown[index]!.file);
+    this.#times.touch(this.listing.shown[index]!.file);
     return this.#seed.sync ? this.#flush(index) : 0;
   }
 
@@ -331,22 +183,22 @@ export class FileSystem {
   /** A handle (0 or more), or -errno. `flags` are those of open(2). */
   open(node: number, flags: number): number {
     if (this.#isRootDirectory(node)) return -EISDIR;
-    const file = this.#file(node);
+    const file = this.listing.fileOf(node);
     if (file === undefined) return -ENOENT;
     return (flags & O_ACCMODE) === 0 || file.writable ? node : -EROFS;
   }
 
   opendir(node: number): Status {
     if (this.#isRootDirectory(node)) return 0;
-    return this.#file(node) === undefined ? -ENOENT : -ENOTDIR;
+    return this.listing.fileOf(node) === undefined ? -ENOENT : -ENOTDIR;
   }
 
   /** Reads up to `length` bytes at `at` into target[start…]: short only at the end of the disk. */
   read(handle: number, target: Uint8Array, start: number, length: ByteCount, at: number): Moved {
-    const index = this.#slotOfHandle(handle);
+    const index = this.listing.slotOfHandle(handle);
     if (index < 0) return index;
     const since = performance.now();
-    const moved = this.#disks[index]!.read(target, start, length, guestOffset(at));
+    const moved = this.listing.disks[index]!.read(target, start, length, guestOffset(at));
     this.#counters.count(index, READ, moved, since);
     return moved;
   }
@@ -367,14 +219,14 @@ export class FileSystem {
     flags: number,
     cached: boolean,
   ): Moved {
-    const index = this.#slotOfHandle(handle);
+    const index = this.listing.slotOfHandle(handle);
     if (index < 0) return index;
-    const disk = this.#disks[index]!;
+    const disk = this.listing.disks[index]!;
     const since = performance.now();
     const moved = disk.write(bytes, start, length, guestOffset(at));
     this.#counters.count(index, WRITE, moved, since);
     if (moved < 0) return moved;
-    if (!cached) this.#times.touch(this.#shown[index]!.file);
+    if (!cached) this.#times.touch(this.listing.shown[index]!.file);
     const stable = this.#seed.sync || (!cached && (flags & O_DSYNC) !== 0);
     const status = stable ? this.#flush(index) : 0;
     return status < 0 ? status : moved;
@@ -382,13 +234,13 @@ export class FileSystem {
 
   /** fsync(2) and fdatasync(2): all that was acknowledged before is stable. */
   fsync(handle: number): Status {
-    const index = this.#slotOfHandle(handle);
+    const index = this.listing.slotOfHandle(handle);
     return index < 0 ? index : this.#flush(index);
   }
 
   #flush(index: number): Status {
     const since = performance.now();
-    const status = this.#disks[index]!.flush();
+    const status = this.listing.disks[index]!.flush();
     this.#counters.count(index, FLUSH, status, since);
     return status;
   }
@@ -398,8 +250,8 @@ export class FileSystem {
    * image after the mount is gone need not wait for the daemon's end. Payload is in the host's page cache already.
    */
   closing(handle: number): Status {
-    const index = this.#slotOfHandle(handle);
-    return this.#disks[index]?.isDirty ? this.#flush(index) : 0;
+    const index = this.listing.slotOfHandle(handle);
+    return this.listing.disks[index]?.isDirty ? this.#flush(index) : 0;
   }
 
   /**
@@ -407,9 +259,9 @@ export class FileSystem {
    * longer. Nothing is reserved: a disk's space is taken when it is written.
    */
   allocate(handle: number, mode: number, at: number, length: ByteCount): Status {
-    const index = this.#slotOfHandle(handle);
+    const index = this.listing.slotOfHandle(handle);
     if (index < 0) return index;
-    const disk = this.#disks[index]!;
+    const disk = this.listing.disks[index]!;
     if (!disk.writable) return -EROFS;
     if (length === 0) return -EINVAL;
     const what = mode & ~FALLOC_FL_KEEP_SIZE;
@@ -424,9 +276,9 @@ export class FileSystem {
 
   /** SEEK_DATA or SEEK_HOLE of lseek(2): an offset, or -errno. */
   seek(handle: number, at: number, whence: number): Moved {
-    const index = this.#slotOfHandle(handle);
+    const index = this.listing.slotOfHandle(handle);
     if (index < 0) return index;
-    const disk = this.#disks[index]!;
+    const disk = this.listing.disks[index]!;
     if (whence !== SEEK_DATA && whence !== SEEK_HOLE) return -EINVAL;
     if (at >= disk.size) return -ENXIO;
     return disk.seek(guestOffset(at), whence === SEEK_DATA ? 'data' : 'hole');
@@ -434,7 +286,7 @@ export class FileSystem {
 
   /** access(2) where the kernel asks; it checks modes itself (default_permissions). */
   access(node: number, mask: number): Status {
-    const file = this.#file(node);
+    const file = this.listing.fileOf(node);
     if (!this.#isRootDirectory(node) && file === undefined) return -ENOENT;
     if ((mask & W_OK) !== 0 && file?.writable !== true) return this.writable && !file ? -EACCES : -EROFS;
     return (mask & 1) !== 0 && file !== undefined ? -EACCES : 0;
@@ -442,13 +294,13 @@ export class FileSystem {
 
   /** Extended attributes of a file: pairs of name and value; none of the directory. */
   attributes(node: number): readonly (readonly [string, string])[] {
-    return this.#file(node)?.attributes ?? [];
+    return this.listing.fileOf(node)?.attributes ?? [];
   }
 
   /** The value of one attribute, or undefined. STATS_ATTRIBUTE is not listed: it is another each time. */
   attribute(node: number, name: string): string | undefined {
-    const index = this.slotOf(node);
-    const file = this.#shown[index];
+    const index = this.listing.slotOf(node);
+    const file = this.listing.shown[index];
     if (file === undefined) return undefined;
     if (name === STATS_ATTRIBUTE) return this.#stats(index);
     return file.attributes.find(([known]) => known === name)?.[1];
@@ -456,7 +308,7 @@ export class FileSystem {
 
   /** What happened to a file since the mount was made, as JSON: requests, flushes, the cache of tables. */
   #stats(index: number): string {
-    const { flushes, shared, commits } = this.#disks[index]!.counters();
+    const { flushes, shared, commits } = this.listing.disks[index]!.counters();
     const tally = (kind: number) => this.#counters.tally(index, kind);
     const [reads, writes, zeroings] = [tally(READ), tally(WRITE), tally(ZERO)];
     return JSON.stringify({
@@ -478,17 +330,11 @@ export class FileSystem {
   size(): FileSystemSize {
     let total = 0;
     let files = 0;
-    for (const file of this.#shown) {
+    for (const file of this.listing.shown) {
       if (file === undefined) continue;
       files += 1;
       if (!file.part) total += file.size;
     }
     return { bytes: total, files };
   }
-}
-
-const latin1 = (name: Buffer): string => name.toString('latin1');
-
-function entryOf(name: string, node: number): DirectoryEntry {
-  return { name: Buffer.from(name), node, mode: S_IFREG };
 }

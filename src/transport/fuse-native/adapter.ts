@@ -8,7 +8,8 @@
 import { EIO, ENODATA, ERANGE } from '../../base/errno.ts';
 import { ImageError } from '../../base/errors.ts';
 import { ROOT_NODE } from '../../fuse/abi.ts';
-import { Attributes, FileSystem, O_DSYNC } from '../../fuse/filesystem.ts';
+import { Attributes } from '../../fuse/attributes.ts';
+import { FileSystem, O_DSYNC } from '../../fuse/filesystem.ts';
 import type { Time } from '../../fuse/times.ts';
 import { hasShared, isWritable } from '../../fuse/tree.ts';
 import { reportOnce } from '../../image/report-once.ts';
@@ -178,7 +179,7 @@ export function handlersOf(fs: FileSystem, log: TransportLog): NativeHandlers {
       // Of each entry only the type and the number are looked at.
       const root = statOf(directory);
       const stats = [root, root];
-      for (const entry of fs.entries) {
+      for (const entry of fs.listing.entries) {
         if (entry === undefined) continue;
         names.push(entry.name.toString());
         stats.push({ ...root, mode: entry.mode, ino: entry.node });

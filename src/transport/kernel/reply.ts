@@ -14,7 +14,9 @@ import {
   StatfsOut,
   WriteOut,
 } from '../../fuse/abi.ts';
-import { type Attributes, type FileSystemSize, NAME_BYTES } from '../../fuse/filesystem.ts';
+import type { Attributes } from '../../fuse/attributes.ts';
+import type { FileSystemSize } from '../../fuse/filesystem.ts';
+import { NAME_BYTES } from '../../fuse/listing.ts';
 import type { Time } from '../../fuse/times.ts';
 import type { RequestBuffer } from './request.ts';
 

@@ -36,7 +36,8 @@ import {
   SetattrIn,
   WriteIn,
 } from '../../fuse/abi.ts';
-import { Attributes, type FileSystem, O_ACCMODE, S_IFDIR, S_IFREG } from '../../fuse/filesystem.ts';
+import { Attributes, S_IFDIR, S_IFREG } from '../../fuse/attributes.ts';
+import { type FileSystem, O_ACCMODE } from '../../fuse/filesystem.ts';
 import { LARGEST_PAGE, putStore, STORE_BYTES } from './notices.ts';
 import { PastEnd } from './past-end.ts';
 import { PAYLOAD_AT, ReplyBuffer } from './reply.ts';
@@ -110,7 +111,7 @@ export class Responder {
   readonly #entries: (OpcodeEntry | undefined)[] = [];
 
   /** `pastEnd` is PastEnd.seed for the slots of `fs`, the same for all threads of a mount. */
-  constructor(fs: FileSystem, pastEnd: SharedArrayBuffer = PastEnd.seed(fs.members.capacity)) {
+  constructor(fs: FileSystem, pastEnd: SharedArrayBuffer = PastEnd.seed(fs.listing.members.capacity)) {
     this.fs = fs;
     this.#pastEnd = new PastEnd(pastEnd);
     this.request = new RequestBuffer(fs.writable);
@@ -178,7 +179,7 @@ export class Responder {
 
   /** A write reached past the end of the disk. */
   #noSpace(cached: boolean): number {
-    if (cached) this.#pastEnd.refused(this.fs.slotOf(this.request.node));
+    if (cached) this.#pastEnd.refused(this.fs.listing.slotOf(this.request.node));
     return -ENOSPC;
   }
 
@@ -216,7 +217,7 @@ export class Responder {
     if (status < 0) return status;
     const length = this.#putAttrOut();
     if (size !== undefined) {
-      this.#pastEnd.settled(this.fs.slotOf(this.request.node));
+      this.#pastEnd.settled(this.fs.listing.slotOf(this.request.node));
       if (size < this.#attr.size) this.#forgetPages();
     }
     return length;
@@ -241,7 +242,7 @@ export class Responder {
   }
 
   forget(): number {
-    this.#pastEnd.settled(this.fs.slotOf(this.request.node));
+    this.#pastEnd.settled(this.fs.listing.slotOf(this.request.node));
     return SILENT;
   }
 
@@ -250,7 +251,7 @@ export class Responder {
     const held = Math.floor((this.request.bodyLength - 8) / 16);
     const count = Math.min(this.request.u32(0), held);
     for (let index = 0; index < count; index += 1) {
-      this.#pastEnd.settled(this.fs.slotOf(this.request.u64(8 + index * 16)));
+      this.#pastEnd.settled(this.fs.listing.slotOf(this.request.u64(8 + index * 16)));
     }
     return SILENT;
   }
@@ -259,7 +260,9 @@ export class Responder {
   getattr(): number {
     const byHandle = (this.request.u32(GetattrIn.at.getattrFlags) & FUSE_GETATTR_FH) !== 0;
     const writer = byHandle && this.request.isToWrite(GetattrIn.at.fh);
-    return writer && this.#pastEnd.owes(this.fs.slotOf(this.request.node)) ? -ENOSPC : this.#putAttrOut();
+    return writer && this.#pastEnd.owes(this.fs.listing.slotOf(this.request.node))
+      ? -ENOSPC
+      : this.#putAttrOut();
   }
 
   #putAttrOut(): number {
@@ -272,7 +275,7 @@ export class Responder {
     const handle = this.fs.open(this.request.node, flags);
     if (handle < 0) return handle;
     // It leaves at this very moment.
-    if (!this.fs.members.open(this.fs.slotOf(this.request.node))) return -ENOENT;
+    if (!this.fs.listing.members.open(this.fs.listing.slotOf(this.request.node))) return -ENOENT;
     const cache = this.fs.isShared(this.request.node) ? FOPEN_DIRECT_IO : FOPEN_KEEP_CACHE;
     const writes = (flags & O_ACCMODE) !== 0;
     return writes
@@ -281,10 +284,10 @@ export class Responder {
   }
 
   release(): number {
-    const slot = this.fs.slotOf(this.request.node);
+    const slot = this.fs.listing.slotOf(this.request.node);
     if (slot < 0) return 0;
-    this.fs.members.close(slot);
-    if (this.fs.members.opens(slot) === 0 && this.#pastEnd.isOutgrown(slot))
+    this.fs.listing.members.close(slot);
+    if (this.fs.listing.members.opens(slot) === 0 && this.#pastEnd.isOutgrown(slot))
       this.outgrown = this.request.node;
     return 0;
   }
@@ -292,14 +295,14 @@ export class Responder {
   opendir(): number {
     const status = this.fs.opendir(this.request.node);
     // What the kernel has kept of the directory tells nothing of files that joined.
-    const cache = this.fs.hasChanged ? 0 : FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR;
+    const cache = this.fs.listing.hasChanged ? 0 : FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR;
     return status < 0 ? status : this.reply.putOpen(0, cache);
   }
 
   readdir(plus: boolean): number {
     const size = Math.min(this.request.u32(ReadIn.at.size), MAX_REQUEST);
     const extra = plus ? EntryOut.size : 0;
-    const entries = this.fs.entries;
+    const entries = this.fs.listing.entries;
     const last = entries.length + DOTS.length;
     let used = 0;
     for (let cookie = this.request.u64(ReadIn.at.offset); cookie < last; cookie += 1) {

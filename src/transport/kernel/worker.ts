@@ -65,17 +65,17 @@ function run(input: WorkerInput): void {
     reportOnce((text) => tell({ kind: 'damage', text })),
     input.index,
   );
-  for (const change of input.changes) fs.change(change);
-  let seen = fs.members.generation;
+  for (const change of input.changes) fs.listing.change(change);
+  let seen = fs.listing.members.generation;
   // This thread never comes back to its event loop: messages wait until they are fetched.
   const refresh = (): void => {
-    const generation = fs.members.generation;
+    const generation = fs.listing.members.generation;
     if (generation === seen) return;
     seen = generation;
     for (;;) {
       const change = receiveMessageOnPort(port)?.message as TreeChange | undefined;
       if (change === undefined) return;
-      fs.change(change);
+      fs.listing.change(change);
       if (change.kind === 'leave') collectAfterLeave();
     }
   };

@@ -73,15 +73,15 @@ describe('a file system whose files come and go', () => {
     const { seed, fs, members } = spareTree();
     const file = trees.seed([{ name: 'c.raw', content: Buffer.from('cccc') }]).files[0]!;
     expect(text(fs, 3)).toBe('bbbb');
-    fs.change({ kind: 'leave', slots: [1] });
+    fs.listing.change({ kind: 'leave', slots: [1] });
     expect([fs.lookup(1, 'b.raw'), text(fs, 3), text(fs, 2)]).toEqual([-ENOENT, -EIO, 'aaaa']);
     expect(fs.size()).toEqual({ bytes: 4, files: 1 });
     const node = members.nodeOf(2, 1, 1)!;
     expect(node).toBe(3 + SLOTS);
-    fs.change({ kind: 'join', slot: 1, node, number: 1, file });
+    fs.listing.change({ kind: 'join', slot: 1, node, number: 1, file });
     expect([fs.lookup(1, 'c.raw'), text(fs, node), text(fs, 3)]).toEqual([node, 'cccc', -EIO]);
     expect(text(fs, node + SLOTS)).toBe(-EBADF);
-    expect(fs.entries.map((entry) => entry?.name.toString())).toEqual(['a.raw', 'c.raw']);
+    expect(fs.listing.entries.map((entry) => entry?.name.toString())).toEqual(['a.raw', 'c.raw']);
     const counters = new Counters(seed.counters, SLOTS, 0);
     expect(counters.tally(1, READ)).toMatchObject({ count: 2, bytes: 8, errors: 0 });
     counters.reset(1);
@@ -106,7 +106,7 @@ describe('a file system whose files come and go', () => {
     };
     expect(names(0, 4096)).toEqual(['.', '..', 'a.raw', 'b.raw']);
     expect(names(0, 100)).toEqual(['.', '..', 'a.raw']);
-    fs.change({ kind: 'leave', slots: [0] });
+    fs.listing.change({ kind: 'leave', slots: [0] });
     expect(names(3, 4096)).toEqual(['b.raw']);
     expect(names(0, 4096)).toEqual(['.', '..', 'b.raw']);
   });
@@ -131,7 +131,7 @@ describe('a file system whose files come and go', () => {
     const responder = new Responder(fs);
     const flags = () => ask(responder, request(27, 1, u64(0))).payload.readUInt32LE(8);
     expect(flags()).not.toBe(0);
-    fs.change({ kind: 'leave', slots: [0] });
+    fs.listing.change({ kind: 'leave', slots: [0] });
     expect(flags()).toBe(0);
   });
 });

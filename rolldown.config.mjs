@@ -28,6 +28,17 @@ export default defineConfig([
       entryFileNames: '[name].js',
       // Beside the entries: ./worker.js and ./main.js are found from wherever their starter ends up.
       chunkFileNames: '[name]-[hash].js',
+      // Few files: each that is loaded takes a millisecond or two of turns of the event loop.
+      codeSplitting: {
+        groups: [
+          {
+            name: 'images',
+            test: /\/src\/(base|shared|source|image|formats|disk|chain)\//,
+            minShareCount: 4,
+          },
+          { name: 'command-line', test: /\/(node_modules|src\/cli)\//, minShareCount: 8 },
+        ],
+      },
     },
   },
   // In one file, and loaded synchronously: what is read file by file, asynchronously, would be there when a machine that

@@ -23,7 +23,7 @@ async function pages() {
     await bundle.write({ dir: folder, format: 'esm', entryFileNames: '[name].js' });
     await bundle.close();
     const { manPages } = await import(pathToFileURL(join(folder, 'pages.js')).href);
-    return manPages();
+    return await manPages();
   } finally {
     rmSync(folder, { recursive: true });
   }

@@ -6,6 +6,9 @@ export const OK = 0;
 export const FAILED = 1;
 export const USAGE = 2;
 
+/** What "-" stands for. */
+export const STDOUT = '/dev/stdout';
+
 export interface Command {
   /** As yargs takes it: "info <images..>". The first word is the name. */
   readonly usage: string;

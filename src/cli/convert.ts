@@ -13,13 +13,14 @@ import {
   seedsOf,
   sizeOfSources,
 } from '../convert/convert.ts';
-import { Crew, DEFAULT_THREADS } from '../convert/crew.ts';
+import { Crew } from '../convert/crew.ts';
 import { stream } from '../convert/stream.ts';
+import { DEFAULT_THREADS } from '../convert/workers.ts';
 import { holdersOfFile } from '../daemon/holders.ts';
 import { DRIVERS, driverOf } from '../formats/registry.ts';
 import type { FormatDriver, FormatId } from '../image/driver.ts';
 import { TableAllocator } from '../shared/paged-table.ts';
-import { type Command, OK } from './command.ts';
+import { type Command, OK, STDOUT } from './command.ts';
 import { optionsText } from './create.ts';
 import {
   formatOfName,
@@ -32,9 +33,6 @@ import { type ChainLayers, closeChain, openChain, reportUnusedParents } from './
 import { interruptible, Progress, type ProgressMode, progressMode, takeProgress } from './progress.ts';
 
 const MOST_THREADS = 16;
-
-/** What "-" stands for. */
-export const STDOUT = '/dev/stdout';
 
 const CONVERT_NOTE =
   'The last name is that of the new image; "-" is standard output, raw. Several images become one disk, one behind the ' +

@@ -3,7 +3,7 @@
  * are started before.
  */
 
-import { startEarly } from '../convert/crew.ts';
+import { startEarly } from '../convert/workers.ts';
 import { withoutDirectory } from './gone-directory.ts';
 
 /** See main in vdisk.ts. */

@@ -2,89 +2,70 @@
 
 import yargs, { type Argv } from 'yargs';
 import { ImageError } from '../base/errors.ts';
-import { checkCommand } from './check.ts';
-import { type Command, FAILED, OK, USAGE } from './command.ts';
-import { commitCommand } from './commit.ts';
-import { compactCommand } from './compact.ts';
-import { compareCommand } from './compare.ts';
-import { completion, SHELLS, type Shell } from './completion.ts';
-import { configCommand } from './config.ts';
-import { convertCommand, STDOUT } from './convert.ts';
-import { createCommand } from './create.ts';
-import { doctorCommand } from './doctor.ts';
-import { hashCommand } from './hash.ts';
+import { type Command, FAILED, OK, STDOUT, USAGE } from './command.ts';
 import { complain } from './image-arguments.ts';
-import { infoCommand } from './info.ts';
-import { flushCommand } from './live/flush.ts';
-import { listCommand } from './live/list.ts';
-import { logLevelCommand } from './live/log-level.ts';
-import { addCommand, removeCommand } from './live/members.ts';
-import { statsCommand } from './live/stats.ts';
-import { unmountCommand } from './live/unmount.ts';
-import { mapCommand } from './map.ts';
-import { rebaseCommand } from './rebase.ts';
-import { referenceOfVdisk } from './reference.ts';
-import { resizeCommand } from './resize.ts';
-import { verifyCommand } from './verify.ts';
 import { VERSION } from './version.ts';
-import { wrongUsage } from './wrong-usage.ts';
 
-const completionCommand: Command = {
-  usage: 'completion <shell>',
-  describe: 'print what a shell needs to complete vdisk and vdisk-mount',
-  take: (command) => {
-    command
-      .positional('shell', { type: 'string', choices: SHELLS, describe: 'for which shell' })
-      .example('source <($0 completion bash)', 'in ~/.bashrc')
-      .example('source <($0 completion zsh)', 'in ~/.zshrc, after compinit')
-      .example('$0 completion fish | source', 'in ~/.config/fish/config.fish')
-      .epilogue('Exit status: 0 done, 1 failed, 2 usage.');
-  },
-  run: (parsed) => {
-    process.stdout.write(completion(parsed['shell'] as Shell, (parser) => void declareCommands(parser)));
-    return OK;
-  },
-};
+/**
+ * In the order in which help and the man page show them. Each is loaded when it is wanted: reading the code of all takes
+ * longer than most commands do.
+ */
+const COMMANDS: ReadonlyMap<string, () => Promise<Command>> = new Map(
+  Object.entries({
+    info: async () => (await import('./info.ts')).infoCommand,
+    check: async () => (await import('./check.ts')).checkCommand,
+    map: async () => (await import('./map.ts')).mapCommand,
+    compare: async () => (await import('./compare.ts')).compareCommand,
+    hash: async () => (await import('./hash.ts')).hashCommand,
+    verify: async () => (await import('./verify.ts')).verifyCommand,
+    create: async () => (await import('./create.ts')).createCommand,
+    convert: async () => (await import('./convert.ts')).convertCommand,
+    resize: async () => (await import('./resize.ts')).resizeCommand,
+    compact: async () => (await import('./compact.ts')).compactCommand,
+    rebase: async () => (await import('./rebase.ts')).rebaseCommand,
+    commit: async () => (await import('./commit.ts')).commitCommand,
+    list: async () => (await import('./live/list.ts')).listCommand,
+    add: async () => (await import('./live/members.ts')).addCommand,
+    remove: async () => (await import('./live/members.ts')).removeCommand,
+    flush: async () => (await import('./live/flush.ts')).flushCommand,
+    unmount: async () => (await import('./live/unmount.ts')).unmountCommand,
+    stats: async () => (await import('./live/stats.ts')).statsCommand,
+    'log-level': async () => (await import('./live/log-level.ts')).logLevelCommand,
+    config: async () => (await import('./config.ts')).configCommand,
+    doctor: async () => (await import('./doctor.ts')).doctorCommand,
+    completion: async () => (await import('./completion.ts')).completionCommand(commandsDeclared),
+  }),
+);
 
-/** In the order in which help and the man page show them. */
-const COMMANDS: readonly Command[] = [
-  infoCommand,
-  checkCommand,
-  mapCommand,
-  compareCommand,
-  hashCommand,
-  verifyCommand,
-  createCommand,
-  convertCommand,
-  resizeCommand,
-  compactCommand,
-  rebaseCommand,
-  commitCommand,
-  listCommand,
-  addCommand,
-  removeCommand,
-  flushCommand,
-  unmountCommand,
-  statsCommand,
-  logLevelCommand,
-  configCommand,
-  doctorCommand,
-  completionCommand,
-];
+/** Only what is loaded is declared to the parser: the command that `words` begin with, or all. */
+async function commandsFor(words: readonly string[]): Promise<readonly Command[]> {
+  const load = COMMANDS.get(words[0] ?? '');
+  return load === undefined ? await allCommands() : [await load()];
+}
+
+async function allCommands(): Promise<readonly Command[]> {
+  return await Promise.all([...COMMANDS.values()].map((load) => load()));
+}
 
 const nameOf = ({ usage }: Command): string => usage.split(' ')[0]!;
 
-/**
- * Tells `parser` all commands; `words` are what it is to parse. Completion and the man pages are made from it too
- * (reference.ts). Returns a function that says with what status the command that has run ended.
- */
-export function declareCommands(parser: Argv, words: readonly string[] = []): () => number {
+/** Tells a parser all commands: completion and the man pages are made from it (reference.ts). */
+export async function commandsDeclared(): Promise<(parser: Argv) => void> {
+  const commands = await allCommands();
+  return (parser) => void declare(parser, commands);
+}
+
+/** What yargs says of a command line that it cannot take. */
+class WrongUsage extends Error {}
+
+/** Returns a function that says with what status the command that has run ended. */
+function declare(parser: Argv, commands: readonly Command[]): () => number {
   let status = OK;
   parser
     .scriptName('vdisk')
     .usage('Usage: $0 COMMAND [options]')
     .parserConfiguration({ 'parse-positional-numbers': false, 'camel-case-expansion': false });
-  for (const { usage, describe, take, run } of COMMANDS) {
+  for (const { usage, describe, take, run } of commands) {
     parser.command(
       usage,
       describe,
@@ -105,26 +86,26 @@ export function declareCommands(parser: Argv, words: readonly string[] = []): ()
     .exitProcess(false)
     .fail((message, problem) => {
       // yargs tells values that it does not know in several lines.
-      const line = message?.replaceAll(/:?\n+ */g, ': ');
-      throw problem ?? wrongUsage(line, words, referenceOfVdisk(declareCommands));
+      throw problem ?? new WrongUsage(message.replaceAll(/:?\n+ */g, ': '));
     });
   return () => status;
 }
 
 /** Runs vdisk; returns its exit status: 0 done, 1 failed, 2 usage, but what a command says of its own. */
 export async function main(args: readonly string[]): Promise<number> {
+  const commands = await commandsFor(args);
   const name = args.find((word) => !word.startsWith('-'));
-  const command = COMMANDS.find((candidate) => nameOf(candidate) === name);
+  const command = commands.find((candidate) => nameOf(candidate) === name);
   const words = command?.arrange?.(args) ?? args;
   // yargs loses a name that is "-".
   const parser = yargs(words.map((word) => (word === '-' ? STDOUT : word)));
-  const status = declareCommands(parser, args);
+  const status = declare(parser, commands);
   const output = watchOutput();
   let problem: unknown;
   try {
     await parser.parseAsync();
   } catch (thrown) {
-    problem = thrown;
+    problem = thrown instanceof WrongUsage ? await inWords(thrown, args) : thrown;
   }
   problem = (await output.failure()) ?? problem;
   if (problem === undefined) return status();
@@ -132,6 +113,14 @@ export async function main(args: readonly string[]): Promise<number> {
     ? { kind: undefined }
     : complain(helpful(problem, command), command?.writes);
   return command?.failed ?? (kind === 'usage' ? USAGE : FAILED);
+}
+
+async function inWords({ message }: WrongUsage, args: readonly string[]): Promise<ImageError> {
+  const [{ wrongUsage }, { referenceOfVdisk }] = await Promise.all([
+    import('./wrong-usage.ts'),
+    import('./reference.ts'),
+  ]);
+  return wrongUsage(message, args, referenceOfVdisk(await commandsDeclared()));
 }
 
 /** A write to standard output that fails says so a moment later, and would end the process where nobody listens. */

@@ -1,18 +1,12 @@
-/** The threads of a conversion: started early, since loading them takes as long as opening the images. */
+/** The threads of a conversion: this one and its workers. */
 
-import { availableParallelism } from 'node:os';
-import { Worker } from 'node:worker_threads';
+import { setImmediate } from 'node:timers/promises';
+import type { Worker } from 'node:worker_threads';
 import { ImageError } from '../base/errors.ts';
 import type { ByteCount } from '../base/units.ts';
-import type { ConvertInput, ConvertMessage } from './convert-thread.ts';
+import { type ConvertInput, type ConvertMessage, passOf } from './pass.ts';
 import { Work } from './work.ts';
-
-const LIMITS = { maxYoungGenerationSizeMb: 4, maxOldGenerationSizeMb: 64 };
-
-const BUILT = new URL('./convert-thread.cjs', import.meta.url);
-
-/** More of them wait for one another: writes to one file take turns. */
-export const DEFAULT_THREADS: number = Math.max(2, Math.min(4, availableParallelism()));
+import { BUILT, dismissEarly, takeWorkers, workersOf } from './workers.ts';
 
 /** How often the progress is told. */
 const PROGRESS_MS = 200;
@@ -30,20 +24,12 @@ export interface PassOptions {
   readonly stable?: ((upTo: number) => void) | undefined;
 }
 
-let early: Worker[] = [];
-
-/** Starts what the next crew will need, before it is known of how many threads it is to be. */
-export function startEarly(script: URL = BUILT): void {
-  early = Array.from({ length: DEFAULT_THREADS }, () => started(script));
-}
-
-function started(script: URL): Worker {
-  const worker = new Worker(script, { resourceLimits: LIMITS, trackUnmanagedFds: false });
-  // Until it is told what to do it keeps nobody from ending.
-  worker.unref();
-  // One that cannot be started says so again when it is wanted.
-  worker.on('error', () => {});
-  return worker;
+/** This thread's part: between two chunks it does what else it has to, as being told to stop. */
+async function takePart(input: ConvertInput): Promise<void> {
+  // What may wait for the medium is for the workers.
+  const mine = input.kind === 'copy' ? { ...input, writeback: false, stableSeconds: 0 } : input;
+  const pass = passOf(mine, () => {});
+  while (pass.step()) await setImmediate();
 }
 
 export class Crew {
@@ -55,12 +41,7 @@ export class Crew {
   constructor(threads: number, script: URL = BUILT) {
     this.#threads = threads;
     this.#script = script;
-    const ready = early.splice(0, threads);
-    this.#waiting = [...ready, ...this.#start(threads - ready.length)];
-  }
-
-  #start(count: number): Worker[] {
-    return Array.from({ length: Math.max(0, count) }, () => started(this.#script));
+    this.#waiting = takeWorkers(workersOf(threads), script);
   }
 
   /**
@@ -76,7 +57,8 @@ export class Crew {
   ): Promise<Work> {
     const seed = Work.seed(this.#threads, size, from);
     const work = new Work(seed);
-    const workers = this.#waiting.length > 0 ? this.#waiting : this.#start(this.#threads);
+    const workers =
+      this.#waiting.length > 0 ? this.#waiting : takeWorkers(workersOf(this.#threads), this.#script);
     this.#waiting = [];
     const stop = (): void => work.stop();
     options.signal.addEventListener('abort', stop);
@@ -87,24 +69,24 @@ export class Crew {
       problem ??= error;
       work.stop();
     };
+    const over = workers.map((worker, thread) => {
+      worker.ref();
+      worker.on('error', (error) => fail(ImageError.from(error, 'bug')));
+      worker.on('message', (message: ConvertMessage) => {
+        if (message.kind === 'failed') fail(ImageError.fromWire(message.error));
+        else options.stable?.(message.upTo);
+      });
+      worker.postMessage({ ...task, work: seed, thread } satisfies ConvertInput);
+      return new Promise<void>((resolve) => worker.once('exit', () => resolve()));
+    });
     try {
-      await Promise.all(
-        workers.map((worker, thread) => {
-          worker.ref();
-          const over = new Promise<void>((resolve) => worker.once('exit', () => resolve()));
-          worker.on('error', (error) => fail(ImageError.from(error, 'bug')));
-          worker.on('message', (message: ConvertMessage) => {
-            if (message.kind === 'failed') fail(ImageError.fromWire(message.error));
-            else options.stable?.(message.upTo);
-          });
-          worker.postMessage({ ...task, work: seed, thread } satisfies ConvertInput);
-          return over;
-        }),
-      );
-    } finally {
-      clearInterval(timer);
-      options.signal.removeEventListener('abort', stop);
+      if (workers.length < this.#threads) await takePart({ ...task, work: seed, thread: workers.length });
+    } catch (error) {
+      fail(ImageError.from(error, 'bug'));
     }
+    await Promise.all(over);
+    clearInterval(timer);
+    options.signal.removeEventListener('abort', stop);
     options.progress?.(work.claimed, size);
     try {
       ended(work);
@@ -120,9 +102,8 @@ export class Crew {
 
   /** Ends threads that were never told anything: they are in no native call. */
   async dismiss(): Promise<void> {
-    const idle = [...this.#waiting, ...early];
+    const idle = this.#waiting;
     this.#waiting = [];
-    early = [];
-    await Promise.all(idle.map((worker) => worker.terminate()));
+    await Promise.all([dismissEarly(), ...idle.map((worker) => worker.terminate())]);
   }
 }

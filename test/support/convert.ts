@@ -18,6 +18,8 @@ export interface Asked {
   readonly resume?: boolean;
   readonly flush?: boolean;
   readonly signal?: AbortSignal;
+  /** Of the crew; by default 2. */
+  readonly threads?: number;
   /** Changes the request: what a test breaks. */
   readonly alter?: (request: ConvertRequest) => void;
 }
@@ -28,7 +30,7 @@ export async function convertTo(
   script: URL,
 ): Promise<Converted & { readonly notices: readonly string[] }> {
   const notices: string[] = [];
-  const threads = 2;
+  const threads = asked.threads ?? 2;
   const crew = new Crew(threads, script);
   const given = { formatOptions: [], lock: true, chain: DEFAULT_POLICY };
   const sources = asked.sources.map(([path, format]) =>

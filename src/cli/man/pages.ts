@@ -1,7 +1,7 @@
 /** The man pages, as `npm run docs` writes them into docs/man. */
 
 import type { Argv } from 'yargs';
-import { declareCommands } from '../vdisk.ts';
+import { commandsDeclared } from '../vdisk.ts';
 import { VERSION } from '../version.ts';
 import { formatsPage } from './formats-page.ts';
 import { mountPage } from './mount-page.ts';
@@ -16,11 +16,11 @@ export interface ManPage {
   readonly text: string;
 }
 
-/** All pages. `declare` tells a parser the commands of vdisk. */
-export function manPages(declare: (parser: Argv) => unknown = declareCommands): ManPage[] {
+/** All pages. `declare` tells a parser the commands; by default all of vdisk. */
+export async function manPages(declare?: (parser: Argv) => unknown): Promise<ManPage[]> {
   const about = { date: DATE, version: VERSION };
   return [
-    { file: 'vdisk.1', text: vdiskPage(about, declare) },
+    { file: 'vdisk.1', text: vdiskPage(about, declare ?? (await commandsDeclared())) },
     { file: 'vdisk-mount.8', text: mountPage(about) },
     { file: 'vdisk-image-formats.5', text: formatsPage(about) },
   ];

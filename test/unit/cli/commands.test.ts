@@ -5,8 +5,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, test } from 'vitest';
 import { referenceOfVdisk } from '../../../src/cli/reference.ts';
-import { declareCommands } from '../../../src/cli/vdisk.ts';
+import { commandsDeclared } from '../../../src/cli/vdisk.ts';
 import { vdisk } from '../../support/vdisk.ts';
+
+const declareCommands = await commandsDeclared();
 
 const { commands } = referenceOfVdisk(declareCommands);
 const names = commands.map(({ name }) => name);

@@ -4,9 +4,11 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { completion, SHELLS, type Shell } from '../../../src/cli/completion.ts';
 import { referenceOfMount, referenceOfVdisk } from '../../../src/cli/reference.ts';
-import { declareCommands } from '../../../src/cli/vdisk.ts';
+import { commandsDeclared } from '../../../src/cli/vdisk.ts';
 import { DRIVERS } from '../../../src/formats/registry.ts';
 import { gateOf, must } from '../../support/machine.ts';
+
+const declareCommands = await commandsDeclared();
 
 const scriptOf = (shell: Shell): string => completion(shell, declareCommands);
 const program = referenceOfVdisk(declareCommands);

@@ -4,12 +4,14 @@ import { describe, expect, it } from 'vitest';
 import { manPages } from '../../../src/cli/man/pages.ts';
 import { marked, paragraph, section, seeAlso, tagged } from '../../../src/cli/man/roff.ts';
 import { referenceOfMount, referenceOfVdisk } from '../../../src/cli/reference.ts';
-import { declareCommands } from '../../../src/cli/vdisk.ts';
+import { commandsDeclared } from '../../../src/cli/vdisk.ts';
 import { DRIVERS } from '../../../src/formats/registry.ts';
 import { gateOf, must, run } from '../../support/machine.ts';
 
+const declareCommands = await commandsDeclared();
+
 const FOLDER = join(import.meta.dirname, '../../../docs/man');
-const pages = manPages();
+const pages = await manPages();
 const page = (file: string): string => pages.find((one) => one.file === file)!.text;
 /** As `escaped` writes a name. */
 const inRoff = (name: string): string => name.replaceAll('-', '\\-');

@@ -2,7 +2,9 @@ import { describe, expect, it } from 'vitest';
 import yargs, { type Argv } from 'yargs';
 import { mountHelp } from '../../../src/cli/mount-help.ts';
 import { type Program, referenceOfMount, referenceOfVdisk } from '../../../src/cli/reference.ts';
-import { declareCommands } from '../../../src/cli/vdisk.ts';
+import { commandsDeclared } from '../../../src/cli/vdisk.ts';
+
+const declareCommands = await commandsDeclared();
 
 /** The long options in a help text. */
 const shownIn = (help: string): string[] =>

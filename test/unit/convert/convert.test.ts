@@ -1,10 +1,13 @@
 /** What a conversion says of what went wrong meanwhile, and leaves then. */
 
 import {
+  closeSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   rmSync,
+  truncateSync,
   utimesSync,
   writeFileSync,
   writeSync,
@@ -54,6 +57,39 @@ describe('convert', () => {
     expect(written).toBe(4 * MIB);
     expect(allocated).toBeLessThan(4.5 * MIB);
     expect(readFileSync(join(folder, 'new.raw')).equals(bytes)).toBe(true);
+  });
+
+  test.each([1, 2, 5])('a crew of %i: all chunks, each once', async (threads) => {
+    const many = randomBytes(random(threads), 41 * MIB);
+    writeFileSync(source, many);
+    const { written } = await convertTo({ ...asked(), threads, verify: true }, script());
+    expect(written).toBe(41 * MIB);
+    expect(readFileSync(join(folder, 'new.raw')).equals(many)).toBe(true);
+  });
+
+  test.each([1, 3])('a crew of %i stops between two chunks', async (threads) => {
+    const chunks = 64;
+    truncateSync(source, chunks * 4 * MIB);
+    const stop = new AbortController();
+    let claimed = 0;
+    // Data in each chunk: a hole is passed over at once.
+    const fd = openSync(source, 'r+');
+    for (let n = 0; n < chunks; n += 1) writeSync(fd, Uint8Array.of(1), 0, 1, n * 4 * MIB);
+    closeSync(fd);
+    const alter = ({ crew }: { readonly crew: Crew }): void => {
+      const run = crew.run.bind(crew);
+      crew.run = async (task, size, from, options, ended) => {
+        setImmediate(() => stop.abort('enough'));
+        const work = await run(task, size, from, options, ended);
+        claimed = work.claimed;
+        return work;
+      };
+    };
+    await expect(
+      convertTo({ ...asked(), threads, alter, signal: stop.signal }, script()),
+    ).rejects.toMatchObject({ kind: 'interrupted' });
+    expect(claimed).toBeLessThan(chunks * 4 * MIB);
+    expect(readdirSync(folder)).toEqual(['source.raw']);
   });
 
   test.each([0, MIB + 7, 5 * MIB - 1])('--verify: finds the byte %i that is not the same', async (at) => {

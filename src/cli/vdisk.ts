@@ -58,9 +58,12 @@ export async function commandsDeclared(): Promise<(parser: Argv) => void> {
 /** What yargs says of a command line that it cannot take. */
 class WrongUsage extends Error {}
 
-/** Returns a function that says with what status the command that has run ended. */
-function declare(parser: Argv, commands: readonly Command[]): () => number {
-  let status = OK;
+/**
+ * Returns a function that runs the command that was parsed, and says with what status it ended. yargs does not run it:
+ * for what takes time it would make the text of its help before.
+ */
+function declare(parser: Argv, commands: readonly Command[]): () => number | Promise<number> {
+  let chosen: () => number | Promise<number> = () => OK;
   parser
     .scriptName('vdisk')
     .usage('Usage: $0 COMMAND [options]')
@@ -70,8 +73,8 @@ function declare(parser: Argv, commands: readonly Command[]): () => number {
       usage,
       describe,
       (command) => void take(command),
-      async (parsed) => {
-        status = await run(parsed);
+      (parsed) => {
+        chosen = () => run(parsed);
       },
     );
   }
@@ -88,7 +91,7 @@ function declare(parser: Argv, commands: readonly Command[]): () => number {
       // yargs tells values that it does not know in several lines.
       throw problem ?? new WrongUsage(message.replaceAll(/:?\n+ */g, ': '));
     });
-  return () => status;
+  return () => chosen();
 }
 
 /** Runs vdisk; returns its exit status: 0 done, 1 failed, 2 usage, but what a command says of its own. */
@@ -99,16 +102,18 @@ export async function main(args: readonly string[]): Promise<number> {
   const words = command?.arrange?.(args) ?? args;
   // yargs loses a name that is "-".
   const parser = yargs(words.map((word) => (word === '-' ? STDOUT : word)));
-  const status = declare(parser, commands);
+  const run = declare(parser, commands);
   const output = watchOutput();
+  let status = OK;
   let problem: unknown;
   try {
-    await parser.parseAsync();
+    parser.parse();
+    status = await run();
   } catch (thrown) {
     problem = thrown instanceof WrongUsage ? await inWords(thrown, args) : thrown;
   }
   problem = (await output.failure()) ?? problem;
-  if (problem === undefined) return status();
+  if (problem === undefined) return status;
   const { kind } = isClosedPipe(problem)
     ? { kind: undefined }
     : complain(helpful(problem, command), command?.writes);

@@ -217,6 +217,35 @@ describe(gate.title('live control'), { skip: gate.skip }, () => {
     expect(existsSync(metrics)).toBe(false);
   });
 
+  it('tells the dirty bytes of each image, until they are flushed', async () => {
+    const [busy, idle] = [await vhdx('dirty.vhdx'), await vhdx('idle.vhdx')];
+    const mounted = await stage.mount([busy, idle]);
+    // Each time into a new block, as told, past the page cache.
+    const writer = await stage.hold('python3', [
+      '-c',
+      'import mmap, os, sys; f = os.open(sys.argv[1], os.O_RDWR | os.O_DIRECT); page = mmap.mmap(-1, 4096); print("ready", flush=True)\n' +
+        'for line in sys.stdin: print(os.pwritev(f, [page], int(line)), flush=True)',
+      join(mounted.mountpoint, rawName(busy)),
+    ]);
+    let block = 0;
+    const dirty = async (): Promise<number[]> => {
+      const { files, cache } = await statsOf(mounted.mountpoint);
+      return [...files.map(({ dirtyBytes }) => dirtyBytes), cache.dirtyBytes];
+    };
+    // The keeper may write them out at any moment.
+    const bytes = await until('bytes are dirty', async () => {
+      await writer.ask(`${(block % 32) * 2 * MIB}`);
+      block += 1;
+      const [one, other, all] = await dirty();
+      return one! > 0 ? [one, other, all] : undefined;
+    });
+    expect(bytes).toEqual([4096, 0, 4096]);
+    await done('flush', mounted.mountpoint);
+    expect(await dirty()).toEqual([0, 0, 0]);
+    await writer.release();
+    await mounted.unmount();
+  });
+
   it('serves on, whatever a client sends or leaves unread', async () => {
     const image = raw('steady.img');
     const mounted = await stage.mount(image);

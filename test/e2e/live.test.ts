@@ -4,6 +4,7 @@ import { existsSync, readdirSync, readFileSync, statSync, truncateSync, writeFil
 import { createConnection } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { ControlClient } from '../../src/control/client.ts';
 import { socketPaths } from '../../src/control/place.ts';
 import type { MountState } from '../../src/control/protocol.ts';
 import type { MountStats } from '../../src/control/stats.ts';
@@ -322,6 +323,28 @@ describe(gate.title('live control'), { skip: gate.skip }, () => {
       await done('unmount', '--wait', mounted.mountpoint);
       for (const image of [busy, guest]) expect((await vdisk('check', image)).status).toBe(0);
     });
+  });
+
+  it('does not grow by images that come and go while nobody reads', { timeout: 120_000 }, async () => {
+    const mounted = await stage.mount(raw('unread.img'));
+    const image = await vhdx('passing.vhdx');
+    const client = (await ControlClient.connect(socketPaths(mounted.mountpoint)[0]!))!;
+    const pass = async (times: number): Promise<number> => {
+      for (let n = 0; n < times; n += 1) {
+        await client.ask('add', { path: image });
+        await client.ask('remove', { name: image });
+      }
+      const memory = readFileSync(`/proc/${mounted.pid}/status`, 'utf8');
+      return Number(/^RssAnon:\s+(\d+) kB$/m.exec(memory)![1]) / 1024;
+    };
+    try {
+      const before = await pass(200);
+      // One that stayed in the queue of a thread would keep some 150 KiB.
+      expect((await pass(400)) - before).toBeLessThan(20);
+    } finally {
+      client.close();
+    }
+    await mounted.unmount();
   });
 
   it('shows 200 images in one mount, and takes half of them away', async () => {

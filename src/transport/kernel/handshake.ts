@@ -51,7 +51,7 @@ export interface MountUse {
 }
 
 /**
- * What is wanted of the kernel for a tree. Where files share a disk, no writes wait: what goes past the page cache
+ * What is wanted of the kernel for a tree. Where files share a disk, or may do so later, no writes wait: what goes past the page cache
  * would not change the times that the kernel keeps by itself with FUSE_WRITEBACK_CACHE.
  */
 export function useOf(tree: TreeSeed): MountUse {

@@ -184,8 +184,11 @@ class Session implements Mount, LiveTree {
 
   async change(change: TreeChange): Promise<void> {
     if (change.kind === 'join') {
-      new PastEnd(this.#pastEnd).settled(change.slot);
-      this.#names.set(change.node, change.file.name);
+      const parts = change.windows.map(({ slot, node, part: { name } }) => ({ slot, node, name }));
+      for (const { slot, node, name } of [{ ...change, name: change.file.name }, ...parts]) {
+        new PastEnd(this.#pastEnd).settled(slot);
+        this.#names.set(node, name);
+      }
     }
     this.#changes = following(this.#changes, change);
     for (const worker of this.#workers) worker.postMessage(change);
@@ -355,7 +358,8 @@ class Session implements Mount, LiveTree {
 /** `changes`, and then `change`: what joined and left again is in none of them. */
 function following(changes: readonly TreeChange[], change: TreeChange): TreeChange[] {
   if (change.kind === 'join') return [...changes, change];
-  const joined = (slot: number): boolean => changes.some((one) => one.kind === 'join' && one.slot === slot);
+  const joined = (slot: number): boolean =>
+    changes.some((one) => one.kind === 'join' && [one, ...one.windows].some((file) => file.slot === slot));
   const slots = change.slots.filter((slot) => !joined(slot));
   const kept = changes.filter((one) => one.kind !== 'join' || !change.slots.includes(one.slot));
   return slots.length === 0 ? kept : [...kept, { kind: 'leave', slots }];

@@ -2,7 +2,7 @@
 
 import { existsSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { createConnection } from 'node:net';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ControlClient } from '../../src/control/client.ts';
 import { socketPaths } from '../../src/control/place.ts';
@@ -48,7 +48,7 @@ describe(gate.title('live control'), { skip: gate.skip }, () => {
       .at(-1)!
       .replace(/\.\w+$/, '')}.raw`;
 
-  it('lists mounts, and removes the socket of a daemon that was killed', async () => {
+  it('lists mounts, and removes what a daemon left that was killed', async () => {
     const image = raw('listed.img');
     const [one, dead] = [await stage.mount(image), await stage.mount(raw('dead.img'))];
     const states = JSON.parse(await done('list', '--json')) as MountState[];
@@ -57,10 +57,22 @@ describe(gate.title('live control'), { skip: gate.skip }, () => {
     expect(await done('list')).toContain(`${one.mountpoint}  (pid ${one.pid})\n  ${rawName(image)}  8 MiB`);
     const [socket] = socketPaths(dead.mountpoint);
     expect(statSync(socket!).mode & 0o777).toBe(0o600);
+    const left = (pid: number): string[] =>
+      readdirSync(dirname(socket!)).filter((name) => name.includes(`${pid}-`));
+    expect(left(dead.pid)).toHaveLength(2);
     process.kill(dead.pid, 'SIGKILL');
     await until('the daemon is gone', () => !isRunning(dead.pid));
     expect(await done('list')).not.toContain(dead.mountpoint);
-    expect(existsSync(socket!)).toBe(false);
+    expect(left(dead.pid)).toEqual([]);
+    // The next daemon does the same.
+    const other = await stage.mount(raw('dead-too.img'));
+    process.kill(other.pid, 'SIGKILL');
+    await until('the daemon is gone', () => !isRunning(other.pid));
+    expect(left(other.pid)).toHaveLength(2);
+    const next = await stage.mount(raw('next.img'));
+    await until('nothing is left', () => left(other.pid).length === 0);
+    await next.unmount();
+    expect(left(one.pid)).toHaveLength(2);
     await one.unmount();
     expect(socketPaths(one.mountpoint)).toEqual([]);
     expect(await vdisk('flush', one.mountpoint)).toMatchObject({

@@ -121,9 +121,9 @@ export function isShared({ files, windows }: TreeSeed, file: number): boolean {
   return files[file]?.writable === true && windows.some(({ of }) => of === file);
 }
 
-/** Whether that holds for any file, or may for one that joins. */
+/** Whether that holds for any file. */
 export function hasShared(tree: TreeSeed): boolean {
-  return (tree.partitions && isWritable(tree)) || tree.files.some((_, file) => isShared(tree, file));
+  return tree.files.some((_, file) => isShared(tree, file));
 }
 
 /** What a thread attaches disks with. */

@@ -56,7 +56,7 @@ export interface MountUse {
  */
 export function useOf(tree: TreeSeed): MountUse {
   const writable = isWritable(tree);
-  const direct = hasShared(tree);
+  const direct = hasShared(tree) || (writable && tree.partitions);
   const waits = writable && !tree.sync && !direct;
   return { writable, cached: waits && (tree.shape === 'directory' || rootHasSize(tree)), direct };
 }

@@ -70,6 +70,10 @@ function run(input: WorkerInput): void {
   for (const change of input.changes) fs.listing.change(change);
   let seen = input.generation;
   status.follow(seen);
+  const failed = (problem: unknown): void => {
+    const text = problem instanceof Error ? (problem.stack ?? problem.message) : String(problem);
+    tell({ kind: 'defect', text });
+  };
   // This thread never comes back to its event loop: messages wait until they are fetched.
   const refresh = (): void => {
     const generation = fs.listing.members.generation;
@@ -77,7 +81,12 @@ function run(input: WorkerInput): void {
     for (;;) {
       const change = receiveMessageOnPort(port)?.message as TreeChange | undefined;
       if (change === undefined) break;
-      fs.listing.change(change);
+      try {
+        fs.listing.change(change);
+      } catch (problem) {
+        // That file is not shown; whoever waits for this thread to follow waits no longer for that.
+        failed(problem);
+      }
       if (change.kind === 'leave') collectAfterLeave();
     }
     seen = generation;
@@ -88,10 +97,7 @@ function run(input: WorkerInput): void {
   tell({ kind: 'serving', thread: threadNumber() });
   const how = serve(input.device, new Responder(fs, input.pastEnd), {
     status,
-    failed: (problem) => {
-      const text = problem instanceof Error ? (problem.stack ?? problem.message) : String(problem);
-      tell({ kind: 'defect', text });
-    },
+    failed,
     refresh,
     outgrown: (node) => tell({ kind: 'outgrown', node }),
     trace: input.trace ? (line) => writeSync(2, `[${input.index}] ${line}\n`) : undefined,

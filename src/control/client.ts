@@ -2,9 +2,8 @@
 
 import { unlinkSync } from 'node:fs';
 import { createConnection, type Socket } from 'node:net';
-import { dirname } from 'node:path';
 import { ImageError } from '../base/errors.ts';
-import { ownDirectory, socketPaths } from './place.ts';
+import { isOrphaned, socketPaths } from './place.ts';
 import {
   type Answer,
   type Ended,
@@ -32,8 +31,8 @@ export class ControlClient {
   }
 
   /**
-   * Connects. Undefined where no daemon listens any more: its socket is then removed, if it is in a directory of ours.
-   * Throws ImageError where who listens is not to be spoken with.
+   * Connects. Undefined where no daemon listens: the socket of one that is gone is then removed, if it is in our own
+   * directory. Throws ImageError where who listens is not to be spoken with.
    */
   static async connect(path: string): Promise<ControlClient | undefined> {
     const socket = createConnection(path);
@@ -82,9 +81,9 @@ export class ControlClient {
   }
 }
 
-/** Only in our own directory: another user's may be made to lead elsewhere. */
+/** Nobody listens: the daemon was killed, or begins or ends just now. */
 function removeStale(path: string): void {
-  if (dirname(path) !== ownDirectory()) return;
+  if (!isOrphaned(path)) return;
   try {
     unlinkSync(path);
   } catch {
@@ -170,4 +169,11 @@ export async function findAll(trouble: (text: string) => void, mountpoint?: stri
   return found
     .flat()
     .sort(({ state: a }, { state: b }) => (a.mountpoint < b.mountpoint ? -1 : Number(a !== b)));
+}
+
+/** Removes the sockets of this user's daemons that were killed. Never rejects. */
+export async function removeStaleSockets(): Promise<void> {
+  const connected = await Promise.allSettled(socketPaths().filter(isOrphaned).map(ControlClient.connect));
+  // Of another container.
+  for (const one of connected) if (one.status === 'fulfilled') one.value?.close();
 }

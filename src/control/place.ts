@@ -1,19 +1,21 @@
 /**
  * Where control sockets are. One per daemon, named after its mountpoint and process, so that a directory tells of all and
  * a mountpoint finds its own without asking the others. The mountpoint is hashed: a socket's path has 107 bytes at most.
+ * No two processes ever make one of the same name, so what a daemon left that was killed can be removed at any time.
  */
 
 import { createHash } from 'node:crypto';
 import { lstatSync, mkdirSync, readdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { ImageError } from '../base/errors.ts';
+import { isThere, ownMark } from './process.ts';
 
 /** sun_path of unix(7), without its NUL. */
 const MAX_PATH_BYTES = 107;
 
 const ROOT_DIRECTORY = '/run/vdisk-mount';
 const USERS = '/run/user';
-const SOCKET = /^[0-9a-f]{16}-\d+\.sock$/;
+const SOCKET = /^[0-9a-f]{16}-(\d+-\d+)\.sock$/;
 
 const uid = (): number => process.geteuid!();
 
@@ -73,7 +75,7 @@ export function makeOwnDirectory(): string {
 /** The path for a new socket. Throws ImageError as `makeOwnDirectory`. */
 export function newSocketPath(mountpoint: string): string {
   const directory = makeOwnDirectory();
-  const path = join(directory, `${markOf(mountpoint)}-${process.pid}.sock`);
+  const path = join(directory, `${markOf(mountpoint)}-${ownMark()}.sock`);
   if (Buffer.byteLength(path) > MAX_PATH_BYTES) {
     throw new ImageError('io', `${path}: is too long for a socket (${MAX_PATH_BYTES} bytes at most)`);
   }
@@ -88,4 +90,13 @@ export function socketPaths(mountpoint?: string): string[] {
       .filter((name) => SOCKET.test(name) && name.startsWith(mark))
       .map((name) => join(directory, name)),
   );
+}
+
+/**
+ * Whether the process that made a socket is gone. Only of sockets in our own directory: another user's may be made to lead
+ * elsewhere. A process in another container may look as if it were: whether somebody listens must be tried as well.
+ */
+export function isOrphaned(path: string): boolean {
+  const [, mark] = SOCKET.exec(basename(path)) ?? [];
+  return mark !== undefined && dirname(path) === ownDirectory() && !isThere(mark);
 }

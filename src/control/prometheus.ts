@@ -77,6 +77,11 @@ function putFile(to: Exposition, labels: Labels, file: FileStats): void {
     'gauge',
     'Whether metadata of an image waits in memory.',
   )(labels, Number(file.dirty));
+  to.family(
+    'vdisk_mount_dirty_bytes',
+    'gauge',
+    'Pages of the block tables of an image that wait to be written.',
+  )(labels, file.dirtyBytes);
 }
 
 /** The text for one mount or several. */

@@ -18,6 +18,11 @@ export interface FileStats {
   readonly commits: { readonly asked: number; readonly shared: number; readonly run: number };
   /** Metadata waits in memory. */
   readonly dirty: boolean;
+  /**
+   * Pages of the image's block tables that were changed, and are not stable in it yet. 0 for a partition: its disk has
+   * them.
+   */
+  readonly dirtyBytes: number;
 }
 
 export interface MountStats {
@@ -31,7 +36,7 @@ export interface MountStats {
   readonly cache: {
     readonly bytes: number;
     readonly usedBytes: number;
-    /** Changed, and not yet in the images. */
+    /** Changed, and not yet in the images: those of all files together. */
     readonly dirtyBytes: number;
     readonly hits: number;
     readonly misses: number;

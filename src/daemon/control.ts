@@ -50,8 +50,6 @@ export class Control {
     const server = createServer({ pauseOnConnect: false });
     const before = process.umask(0o177);
     try {
-      // A socket of this process's number is an earlier process's.
-      unlinkIfThere(path);
       // Binds before it returns: the mask is set for that moment only.
       const listening = new Promise<void>((resolve, reject) => {
         server.once('error', reject);

@@ -1,6 +1,7 @@
 /** What can be done with a mount while it serves: the control socket, images that come and go, statistics. */
 
 import { ImageError } from '../base/errors.ts';
+import { removeStaleSockets } from '../control/client.ts';
 import { prometheusText } from '../control/prometheus.ts';
 import type { Ended, LogLevel } from '../control/protocol.ts';
 import type { Mount } from '../transport/transport.ts';
@@ -40,6 +41,7 @@ export class Live {
     let control: Control | undefined;
     try {
       control = await Control.listen(config.mountpoint, answererOf({ ...context, roster, stats }));
+      void removeStaleSockets();
     } catch (problem) {
       // The mount does without: vdisk list does not show it.
       log.info(`not controlled: ${ImageError.from(problem, 'io').message}`);

@@ -5,9 +5,20 @@
  * decided by it but how long somebody waits, and what is said then.
  */
 
-import { readdirSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs';
+import {
+  fstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  statSync,
+  truncateSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { ImageError } from '../base/errors.ts';
 import { makeOwnDirectory, ownDirectory } from '../control/place.ts';
+import { isThere, processMark, startOf } from '../control/process.ts';
 import { findMount } from '../transport/mountinfo.ts';
 
 export interface MountRecord {
@@ -21,21 +32,16 @@ export interface MountRecord {
   readonly failure?: string;
 }
 
-const SUFFIX = '.mount';
-const pathOf = (place: string, pid: number): string => `${place}/${pid}${SUFFIX}`;
+/** "PID-START.mount": no other process ever makes one of this name. */
+const RECORD = /^(\d+-\d+)\.mount$/;
+const DRAFT = '.new';
+const pathOf = (place: string, { pid, started }: MountRecord): string =>
+  `${place}/${processMark(pid, started)}.mount`;
 
-/** Field 22 of /proc/PID/stat; undefined where there is no such process, or only what is left of one. */
-function startOf(pid: number): string | undefined {
-  try {
-    const text = readFileSync(`/proc/${pid}/stat`, 'latin1');
-    const [state, ...fields] = text.slice(text.lastIndexOf(')') + 2).split(' ');
-    return state === 'Z' || state === 'X' ? undefined : fields[18];
-  } catch {
-    return undefined;
-  }
-}
+/** A failure that nobody has asked for by then is told to nobody: in ms. */
+const KEPT_MS = 3_600_000;
 
-const isAlive = ({ pid, started }: MountRecord): boolean => startOf(pid) === started;
+const isAlive = ({ pid, started }: MountRecord): boolean => isThere(processMark(pid, started));
 
 function readRecord(path: string): MountRecord | undefined {
   try {
@@ -45,19 +51,37 @@ function readRecord(path: string): MountRecord | undefined {
   }
 }
 
-function records(place: string): { path: string; record: MountRecord }[] {
-  let names: string[];
+function namesIn(place: string): string[] {
   try {
-    names = readdirSync(place);
+    return readdirSync(place);
   } catch {
     return [];
   }
-  return names
-    .filter((name) => name.endsWith(SUFFIX))
-    .flatMap((name) => {
-      const record = readRecord(`${place}/${name}`);
-      return record === undefined ? [] : [{ path: `${place}/${name}`, record }];
-    });
+}
+
+/**
+ * Removes the records of daemons that were killed, and what a failure left that nobody will ask for any more: another mount
+ * is at its `mountpoint` now, or an hour has passed.
+ */
+export function removeStaleRecords(mountpoint?: string): void {
+  const place = ownDirectory();
+  if (place === undefined) return;
+  for (const name of namesIn(place)) {
+    const [, mark] = RECORD.exec(name.endsWith(DRAFT) ? name.slice(0, -DRAFT.length) : name) ?? [];
+    // Read only when it is known that nobody writes to it any more.
+    if (mark === undefined || isThere(mark)) continue;
+    const path = `${place}/${name}`;
+    const record = readRecord(path);
+    if (record?.failure === undefined || record.mountpoint === mountpoint || isOld(path)) remove(path);
+  }
+}
+
+function isOld(path: string): boolean {
+  try {
+    return Date.now() - statSync(path).mtimeMs > KEPT_MS;
+  } catch {
+    return false;
+  }
 }
 
 /**
@@ -69,22 +93,24 @@ export function keepRecord(mountpoint: string): (failure: string | undefined) =>
   const device = findMount(mountpoint)?.device;
   const started = startOf(process.pid);
   if (place === undefined || device === undefined || started === undefined) return () => {};
-  const path = pathOf(place, process.pid);
   const record: MountRecord = { pid: process.pid, started, device, mountpoint };
+  const path = pathOf(place, record);
   const write = (text: MountRecord): void => {
     try {
-      writeFileSync(`${path}.new`, `${JSON.stringify(text)}\n`);
-      renameSync(`${path}.new`, path);
+      writeFileSync(`${path}${DRAFT}`, `${JSON.stringify(text)}\n`);
+      renameSync(`${path}${DRAFT}`, path);
     } catch {
       // Then umount does not wait.
     }
   };
-  // What killed daemons left, and a failure here that nobody asked for.
-  for (const { path: old, record: other } of records(place)) {
-    if (!isAlive(other) && (other.failure === undefined || other.mountpoint === mountpoint)) remove(old);
-  }
+  removeStaleRecords(mountpoint);
   write(record);
-  return (failure) => (failure === undefined ? remove(path) : write({ ...record, failure }));
+  return (failure) => {
+    if (failure !== undefined) return write({ ...record, failure });
+    // Who waits has it open: an end like this one is told apart from a record that somebody else removed.
+    empty(path);
+    remove(path);
+  };
 }
 
 function recordsPlace(): string | undefined {
@@ -92,6 +118,14 @@ function recordsPlace(): string | undefined {
     return makeOwnDirectory();
   } catch {
     return undefined;
+  }
+}
+
+function empty(path: string): void {
+  try {
+    truncateSync(path, 0);
+  } catch {
+    // It could not be written, or was removed.
   }
 }
 
@@ -103,12 +137,26 @@ function remove(path: string): void {
   }
 }
 
+/** A record that is open: for as long as the process lasts that found it. */
+export interface FoundRecord extends MountRecord {
+  readonly file: number;
+}
+
 /** The record of the daemon that serves the mount at `mountpoint`; undefined where none can be found. */
-export function findRecord(mountpoint: string): MountRecord | undefined {
+export function findRecord(mountpoint: string): FoundRecord | undefined {
   const place = ownDirectory();
   const device = findMount(mountpoint)?.device;
   if (place === undefined || device === undefined) return undefined;
-  return records(place).find(({ record }) => record.device === device && isAlive(record))?.record;
+  for (const name of namesIn(place)) {
+    const record = RECORD.test(name) ? readRecord(`${place}/${name}`) : undefined;
+    if (record?.device !== device || !isAlive(record)) continue;
+    try {
+      return { ...record, file: openSync(`${place}/${name}`, 'r') };
+    } catch {
+      // It ended at this moment.
+    }
+  }
+  return undefined;
 }
 
 /** How often it is looked whether the daemon is done. */
@@ -119,25 +167,25 @@ const LOOK_MS = 20;
  * called once where that takes longer than a second. Throws ImageError('io') where it did not succeed or is not done in time.
  */
 export async function awaitCleanEnd(
-  record: MountRecord,
+  record: FoundRecord,
   limitMs: number,
   waiting: () => void,
 ): Promise<void> {
-  const path = pathOf(ownDirectory() ?? '', record.pid);
+  const path = pathOf(ownDirectory() ?? '', record);
   const begun = performance.now();
   let told = false;
   for (;;) {
-    // In this order: a daemon that ends well between the two has taken its record away.
+    // In this order: a daemon that ends well between the two has emptied its record.
     const alive = isAlive(record);
     const now = readRecord(path);
-    if (now === undefined || now.started !== record.started) return;
-    if (now.failure !== undefined) {
+    if (now === undefined && fstatSync(record.file).size === 0) return;
+    if (now?.failure !== undefined) {
       remove(path);
       throw new ImageError('io', `${record.mountpoint}: unmounted, but ${now.failure}`, {
         hint: 'The log has more. Look the images through with "vdisk check" before they are used again.',
       });
     }
-    if (!alive) {
+    if (!alive || now === undefined) {
       remove(path);
       throw new ImageError(
         'io',

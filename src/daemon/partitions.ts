@@ -2,7 +2,14 @@
 
 import { ImageError } from '../base/errors.ts';
 import type { Disk } from '../disk/disk.ts';
-import { attachLayers, type FileSeed, slotsFor, type TreeSeed, type WindowSeed } from '../fuse/tree.ts';
+import {
+  attachLayers,
+  type FileSeed,
+  type Part,
+  slotsFor,
+  type TreeSeed,
+  type WindowSeed,
+} from '../fuse/tree.ts';
 import type { Image, Report } from '../image/driver.ts';
 import { reportOnce } from '../image/report-once.ts';
 import { contentOf, diskAttributes, partitionAttributes, withoutTable } from '../partitions/content.ts';
@@ -10,13 +17,17 @@ import { IoGate } from '../shared/io-gate.ts';
 import { PagePool, type PagePoolSeed } from '../shared/page-pool.ts';
 import { unusedName } from './images.ts';
 
-/** A disk of a mount whose partitions are wanted. */
-export interface PartitionedFile {
-  /** Its number in TreeSeed.files. */
-  readonly file: number;
+/** What is known of the image whose partitions are wanted. */
+export interface PartitionedImage {
   readonly image: Pick<Image, 'logicalSectorSize'>;
   /** The image's path, with which notices begin. */
   readonly path: string;
+}
+
+/** A disk of a mount whose partitions are wanted. */
+export interface PartitionedFile extends PartitionedImage {
+  /** Its number in TreeSeed.files. */
+  readonly file: number;
 }
 
 /**
@@ -38,25 +49,44 @@ export function withPartitions(
   const files = [...tree.files];
   const taken = new Set(files.map(({ name }) => name));
   const windows: WindowSeed[] = [];
-  for (const { file, image, path } of disks) {
-    const seed = files[file]!;
-    const notice = (text: string): void => report(`${path}: ${text}`);
-    const disk = readerOf(seed.layers, seed.size, tree.pool, reportOnce(report));
-    const content = contentOf(disk, image.logicalSectorSize, notice);
-    if (content.table === 'none') notice(withoutTable(content));
-    files[file] = { ...seed, attributes: [...seed.attributes, ...named(diskAttributes(content))] };
-    const stem = seed.name.replace(/\.raw$/, '');
-    for (const partition of content.partitions.filter(({ container }) => !container)) {
-      windows.push({
+  for (const disk of disks) {
+    const found = partitionsOf(files[disk.file]!, disk, tree.pool, taken, report);
+    files[disk.file] = found.file;
+    windows.push(...found.parts.map((part) => ({ ...part, of: disk.file })));
+  }
+  const slots = slotsFor(threads, files.length + windows.length);
+  return { ...tree, files, windows, partitions: true, ...slots };
+}
+
+/**
+ * The partitions of the disk of `seed`, which nobody writes to, and the seed with what it holds in its attributes. `pool` is
+ * the mount's where nobody serves yet, else one of the caller's own: the main thread waits for no lock of others. (What a
+ * table then says of the place of its pages, the other pool does not confirm, and they are read again.) `taken`: names that
+ * are in use; those of the partitions are added.
+ */
+export function partitionsOf(
+  seed: FileSeed,
+  { image, path }: PartitionedImage,
+  pool: PagePoolSeed,
+  taken: Set<string>,
+  report: Report,
+): { readonly file: FileSeed; readonly parts: Part[] } {
+  const notice = (text: string): void => report(`${path}: ${text}`);
+  const disk = readerOf(seed.layers, seed.size, pool, reportOnce(report));
+  const content = contentOf(disk, image.logicalSectorSize, notice);
+  if (content.table === 'none') notice(withoutTable(content));
+  const stem = seed.name.replace(/\.raw$/, '');
+  return {
+    file: { ...seed, attributes: [...seed.attributes, ...named(diskAttributes(content))] },
+    parts: content.partitions
+      .filter(({ container }) => !container)
+      .map((partition) => ({
         name: unusedName(stem, `.p${partition.number}`, taken),
-        of: file,
         start: partition.start,
         size: partition.length,
         attributes: named(partitionAttributes(partition)),
-      });
-    }
-  }
-  return { ...tree, files, windows, ...slotsFor(threads, files.length + windows.length) };
+      })),
+  };
 }
 
 function named(pairs: readonly (readonly [string, string])[]): [string, string][] {

@@ -12,12 +12,12 @@ import { collectAfterLeave } from '../base/collect.ts';
 import { ImageError } from '../base/errors.ts';
 import { shownPath } from '../base/text.ts';
 import type { ShownFile } from '../control/protocol.ts';
-import { ROOT_NODE } from '../fuse/abi.ts';
 import { Counters } from '../fuse/counters.ts';
 import { Members } from '../fuse/members.ts';
 import { FileTimes } from '../fuse/times.ts';
-import { isWritable, type TreeSeed } from '../fuse/tree.ts';
+import { type FileSeed, isWritable, type Part, type TreeChange, type TreeSeed } from '../fuse/tree.ts';
 import type { FormatId } from '../image/driver.ts';
+import { PagePool } from '../shared/page-pool.ts';
 import type { TableAllocator } from '../shared/paged-table.ts';
 import type { LiveTree } from '../transport/transport.ts';
 import type { MountConfig } from './config.ts';
@@ -33,10 +33,14 @@ import {
 } from './images.ts';
 import type { Keeper } from './keeper.ts';
 import type { Log } from './log.ts';
+import { partitionsOf } from './partitions.ts';
+import { Slots } from './slots.ts';
 
 /** close(2) returns before the kernel tells of it: so long it is tried whether a file is free. */
 const RELEASE_MS = 500;
 const RETRY_MS = 20;
+/** Of block tables in memory, while the partitions of an image are looked for. */
+const READING_BYTES = 1 << 20;
 /** So long who asked waits for requests and for the kernel; the work itself goes on. */
 const LEAVE_LIMIT_MS = 30_000;
 
@@ -47,7 +51,13 @@ export interface Member extends ShownFile {
   /** See TreeChange; undefined for windows, whose disk is another's. */
   readonly number: number | undefined;
   readonly image: OpenedImage;
-  readonly seed: TreeSeed['files'][number] | undefined;
+  readonly seed: FileSeed | undefined;
+}
+
+/** A file that joins, with its partitions. */
+interface Joining {
+  readonly member: Member;
+  readonly windows: Extract<TreeChange, { kind: 'join' }>['windows'];
 }
 
 export interface RosterContext {
@@ -64,13 +74,10 @@ export class Roster {
   readonly #members: Members;
   readonly #counters: Counters;
   readonly #times: FileTimes;
-  readonly #first: number;
+  readonly #slots: Slots;
   /** Open images: the caller's own list, which it closes at the end. */
   readonly #opened: OpenedImage[];
   #shown: Member[];
-  /** How often each slot was used. */
-  readonly #uses = new Map<number, number>();
-  readonly #free: number[];
   #turn: Promise<unknown> = Promise.resolve();
   readonly #counting = new Map<OpenedImage, () => void>();
 
@@ -80,47 +87,17 @@ export class Roster {
     this.#members = new Members(tree.members);
     this.#counters = new Counters(tree.counters, this.#members.capacity, config.threads + 1);
     this.#times = new FileTimes(tree.times);
-    this.#first = tree.shape === 'file' ? ROOT_NODE : ROOT_NODE + 1;
+    this.#slots = new Slots(this.#members, tree);
     this.#opened = opened;
-    const shown = files.map((file, at) => this.#member(file, at, at, imageOf(file, opened)));
-    const parts = tree.windows.map(({ name, size, of }, at): Member => {
+    const nodeOf = (slot: number): number => this.#slots.firstNode(slot);
+    const shown = files.map((file, at) =>
+      memberOf(file, tree.files[at]!, { slot: at, node: nodeOf(at), number: at }, imageOf(file, opened)),
+    );
+    const parts = tree.windows.map((part, at): Member => {
       const slot = files.length + at;
-      return {
-        ...shown[of]!,
-        name,
-        size,
-        slot,
-        node: this.#first + slot,
-        number: undefined,
-        seed: undefined,
-      };
+      return windowOf(shown[part.of]!, part, slot, nodeOf(slot));
     });
     this.#shown = [...shown, ...parts];
-    for (const { slot } of this.#shown) this.#uses.set(slot, 1);
-    const spare = this.#members.capacity - this.#shown.length;
-    this.#free = Array.from({ length: spare }, (_, n) => this.#shown.length + n);
-  }
-
-  #member(
-    file: ExposedFile,
-    slot: number,
-    number: number,
-    image: OpenedImage,
-    seed?: Member['seed'],
-  ): Member {
-    const known = seed ?? this.#context.tree.files[number]!;
-    return {
-      name: known.name,
-      path: file.shown.path,
-      format: file.shown.image.format,
-      size: known.size,
-      writable: known.writable,
-      slot,
-      number,
-      node: this.#first + slot + (this.#uses.get(slot) ?? 0) * this.#members.capacity,
-      image,
-      seed: known,
-    };
   }
 
   /** In the order in which they came. */
@@ -185,59 +162,73 @@ export class Roster {
     };
     const opened = openImages(opening, (text) => log.warn(text), tables);
     const image = opened[0]!;
-    let members: Member[];
+    let joining: Joining[];
     try {
-      members = this.#places(image);
+      joining = this.#places(image);
     } catch (problem) {
       closeImages(opened);
       throw problem;
     }
     this.#opened.push(image);
-    for (const { slot, node, number, seed } of members) {
-      this.#uses.set(slot, (this.#uses.get(slot) ?? 0) + 1);
-      this.#counters.reset(slot);
-      this.#times.forget(number!);
-      this.#members.join(slot);
-      keeper?.join(number!, seed!);
-      await live.change({ kind: 'join', slot, node, number: number!, file: seed! });
+    for (const { member, windows } of joining) {
+      for (const { slot } of [member, ...windows]) {
+        this.#counters.reset(slot);
+        this.#slots.use(slot);
+      }
+      const { slot, node } = member;
+      const [number, file] = [member.number!, member.seed!];
+      this.#times.forget(number);
+      keeper?.join(number, file);
+      await live.change({ kind: 'join', slot, node, number, file, windows });
     }
+    const members = joining.flatMap(({ member, windows }) => [
+      member,
+      ...windows.map(({ slot, node, part }) => windowOf(member, part, slot, node)),
+    ]);
     this.#shown = [...this.#shown, ...members];
     log.info(`${config.mountpoint}: ${path} joined as ${members.map(({ name }) => name).join(', ')}`);
     return members.map(({ name }) => name);
   }
 
-  /** Names and slots for the files of an image, and the count of what it allocates. Changes only which slots are free. */
-  #places(image: OpenedImage): Member[] {
+  /**
+   * Names and slots for the files of an image and for its partitions, and the count of what it allocates. Changes only
+   * which slots are free.
+   */
+  #places(image: OpenedImage): Joining[] {
     const { config, tree, log } = this.#context;
     const taken = new Set(this.#shown.map(({ name }) => name));
     const files = exposedFiles([image], config.layers).map((file, at) => {
       const whole = at === 0 && taken.has(file.name) ? basename(file.shown.path) : file.name.slice(0, -4);
       return { ...file, name: unusedName(whole, '.raw', taken) };
     });
-    const usable = this.#free.filter((slot) => this.#nodeOf(slot) !== undefined);
-    if (usable.length < files.length) {
+    const seeds = fileSeeds(files);
+    let parts: Part[] = [];
+    if (config.partitions) {
+      const pool = PagePool.seed(READING_BYTES);
+      const found = partitionsOf(seeds[0]!, files[0]!.shown, pool, taken, (text) => log.warn(text));
+      seeds[0] = found.file;
+      parts = found.parts;
+    }
+    const slots = this.#slots.take(files.length + parts.length);
+    if (typeof slots === 'number') {
       throw new ImageError(
         'unsupported',
-        `${config.mountpoint}: has room for ${usable.length} more files, ${files.length} needed`,
+        `${config.mountpoint}: has room for ${slots} more files, ${files.length + parts.length} needed`,
         { hint: 'Make another mount.' },
       );
     }
-    const seeds = fileSeeds(files);
+    const place = (slot: number) => ({ slot, node: this.#slots.nextNode(slot)! });
+    const windows = parts.map((part, at) => ({ ...place(slots[files.length + at]!), part }));
     return files.map((file, at) => {
-      const slot = usable[at]!;
-      this.#free.splice(this.#free.indexOf(slot), 1);
-      const number = slot < tree.files.length ? slot : slot - tree.windows.length;
+      const number = this.#slots.numberOf(slots[at]!);
       new Float64Array(tree.allocated)[number] = 0;
       if (at === 0) {
         const stop = countAllocation([file], tree.allocated, (text) => log.warn(text), number);
         this.#counting.set(image, stop);
       }
-      return this.#member(file, slot, number, image, seeds[at]!);
+      const member = memberOf(file, seeds[at]!, { ...place(slots[at]!), number }, image);
+      return { member, windows: at === 0 ? windows : [] };
     });
-  }
-
-  #nodeOf(slot: number): number | undefined {
-    return this.#members.nodeOf(this.#first, slot, this.#uses.get(slot) ?? 0);
   }
 
   async #remove(name: string, force: boolean): Promise<string[]> {
@@ -295,7 +286,7 @@ export class Roster {
     leaving: readonly Member[],
     force: boolean,
   ): Promise<number> {
-    const { config, tree, keeper, log } = this.#context;
+    const { config, keeper, log } = this.#context;
     this.#counting.get(image)?.();
     this.#counting.delete(image);
     await live.change({ kind: 'leave', slots: leaving.map(({ slot }) => slot) });
@@ -307,14 +298,26 @@ export class Roster {
     const errno = (await keeper?.leave(numbers)) ?? 0;
     closeImages([image]);
     this.#opened.splice(this.#opened.indexOf(image), 1);
-    // The slot of a window has no place for a file's own times.
-    for (const { slot } of leaving) {
-      if (slot < tree.files.length || slot >= tree.files.length + tree.windows.length) this.#free.push(slot);
-    }
+    for (const { slot } of leaving) this.#slots.release(slot);
     log.info(`${config.mountpoint}: ${image.path} left`);
     collectAfterLeave();
     return errno;
   }
+}
+
+function memberOf(
+  { shown }: ExposedFile,
+  seed: FileSeed,
+  place: Pick<Member, 'slot' | 'node' | 'number'>,
+  image: OpenedImage,
+): Member {
+  const { name, size, writable } = seed;
+  return { name, path: shown.path, format: shown.image.format, size, writable, ...place, image, seed };
+}
+
+/** A part of the disk of a member as a member. */
+function windowOf(whole: Member, { name, size }: Part, slot: number, node: number): Member {
+  return { ...whole, name, size, slot, node, number: undefined, seed: undefined };
 }
 
 /** The opened image that a file shows, or one of whose parents. */

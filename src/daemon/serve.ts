@@ -192,6 +192,7 @@ function mountRequest(
     shape,
     files: fileSeeds(files),
     windows: [],
+    partitions: false,
     pool: PagePool.seed(config.cacheBytes),
     allocated,
     gate: IoGate.seed(config.threads + 2),

@@ -51,7 +51,7 @@ export class StatsGatherer {
     const { name, path, format, slot } = member;
     const tally = (kind: number) => this.#counters.tally(slot, kind);
     const disk = this.#diskOf(member);
-    const { flushes, shared, commits } = disk?.counters() ?? { flushes: 0, shared: 0, commits: 0 };
+    const counters = disk?.counters();
     return {
       name,
       path,
@@ -60,8 +60,13 @@ export class StatsGatherer {
       writes: tally(WRITE),
       zeroings: tally(ZERO),
       flushes: tally(FLUSH),
-      commits: { asked: flushes, shared, run: commits },
+      commits: {
+        asked: counters?.flushes ?? 0,
+        shared: counters?.shared ?? 0,
+        run: counters?.commits ?? 0,
+      },
       dirty: disk?.isDirty ?? false,
+      dirtyBytes: counters?.dirtyBytes ?? 0,
     };
   }
 

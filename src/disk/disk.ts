@@ -24,7 +24,7 @@ const DISCARD_UNITS = 64;
 /** A write allocates anew so often where somebody discards what it is writing to; more is a defect. */
 const MAX_TRIES = 10_000;
 
-const NOTHING_COUNTED: EditCounters = { flushes: 0, shared: 0, commits: 0 };
+const NOTHING_COUNTED: EditCounters = { flushes: 0, shared: 0, commits: 0, dirtyBytes: 0 };
 
 /** What writing takes. */
 export interface DiskEdit {
@@ -284,7 +284,7 @@ export class Disk {
     return this.#edit?.editor.isWritten ?? false;
   }
 
-  /** Flushes asked for, those done by another's commit, and commits; zeros where the disk is only read. */
+  /** Flushes, commits, and what waits for one; zeros where the disk is only read. */
   counters(): EditCounters {
     return this.#edit?.editor.counters() ?? NOTHING_COUNTED;
   }

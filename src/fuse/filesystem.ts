@@ -308,7 +308,7 @@ export class FileSystem {
 
   /** What happened to a file since the mount was made, as JSON: requests, flushes, the cache of tables. */
   #stats(index: number): string {
-    const { flushes, shared, commits } = this.listing.disks[index]!.counters();
+    const { flushes, shared, commits, dirtyBytes } = this.listing.disks[index]!.counters();
     const tally = (kind: number) => this.#counters.tally(index, kind);
     const [reads, writes, zeroings] = [tally(READ), tally(WRITE), tally(ZERO)];
     return JSON.stringify({
@@ -322,6 +322,7 @@ export class FileSystem {
       flushes,
       flushesShared: shared,
       commits,
+      dirtyBytes,
       cache: { ...this.#pool.counters(), bytes: this.#seed.pool.memory.byteLength },
     });
   }

@@ -88,16 +88,20 @@ export class Listing {
     return this.#changed;
   }
 
-  /** A file joins, or files leave. No request is being answered in this thread. */
+  /** A file joins with its windows, or files leave. No request is being answered in this thread. */
   change(change: TreeChange): void {
     this.#changed = true;
     if (change.kind === 'join') {
-      const { slot, node, number, file } = change;
-      this.disks[slot] = attachLayers(file.layers, file.size, this.#attach);
-      this.shown[slot] = { ...file, node, file: number, part: false, shared: false };
-      const entry = entryOf(file.name, node);
-      this.#entries[slot] = entry;
-      this.#byName.set(latin1(entry.name), node);
+      const { slot, node, number, file, windows } = change;
+      const disk = attachLayers(file.layers, file.size, this.#attach);
+      const shared = file.writable && windows.length > 0;
+      const whole: Shown = { ...file, node, file: number, part: false, shared };
+      this.#put(slot, whole, disk);
+      for (const { slot: at, node: other, part } of windows) {
+        const { name, start, size, attributes } = part;
+        const window = new Window(disk, start, size);
+        this.#put(at, { ...whole, node: other, part: true, name, size, attributes }, window);
+      }
       return;
     }
     for (const slot of change.slots) {
@@ -109,6 +113,14 @@ export class Listing {
       this.shown[slot] = undefined;
       this.#entries[slot] = undefined;
     }
+  }
+
+  #put(slot: number, file: Shown, disk: Disk | Window): void {
+    this.disks[slot] = disk;
+    this.shown[slot] = file;
+    const entry = entryOf(file.name, file.node);
+    this.#entries[slot] = entry;
+    this.#byName.set(latin1(entry.name), file.node);
   }
 
   /** The slot of a node, or -1 where it has none, or none any more. */

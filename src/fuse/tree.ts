@@ -40,15 +40,18 @@ export interface FileSeed {
 }
 
 /** A partition as a file: a part of the disk of another one. Owner, times and what it takes are that file's. */
-export interface WindowSeed {
+export interface Part {
   /** "disk.p1" */
   readonly name: string;
-  /** Number of the file in TreeSeed.files. */
-  readonly of: number;
   /** Bytes; `start + size` is within the disk. */
   readonly start: number;
   readonly size: ByteCount;
   readonly attributes: FileSeed['attributes'];
+}
+
+export interface WindowSeed extends Part {
+  /** Number of the file in TreeSeed.files. */
+  readonly of: number;
 }
 
 export interface TreeSeed {
@@ -57,6 +60,8 @@ export interface TreeSeed {
   readonly files: readonly FileSeed[];
   /** Shown behind the files: entry n has the number `files.length + n`. None where `shape` is 'file'. */
   readonly windows: readonly WindowSeed[];
+  /** Files that join may bring windows, whatever is there now. */
+  readonly partitions: boolean;
   readonly pool: PagePoolSeed;
   /** Allocated bytes of each file: one 64-bit float per file, written by the main thread. */
   readonly allocated: SharedArrayBuffer;
@@ -90,6 +95,8 @@ export type TreeChange =
       /** Its number in `times` and `allocated`. */
       readonly number: number;
       readonly file: FileSeed;
+      /** Parts of its disk, which join with it, and leave with it. */
+      readonly windows: readonly { readonly slot: number; readonly node: number; readonly part: Part }[];
     }
   | { readonly kind: 'leave'; readonly slots: readonly number[] };
 

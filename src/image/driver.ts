@@ -120,13 +120,15 @@ export interface Translator {
   locate(at: GuestOffset, length: ByteCount, out: Extent): Status;
 }
 
-/** Since the mount was made. */
+/** Since the mount was made, but for what is told of now. */
 export interface EditCounters {
   /** Flushes asked for. */
   readonly flushes: number;
   /** Those of them that another's commit had done already. */
   readonly shared: number;
   readonly commits: number;
+  /** Now: bytes of table pages that were changed, and are not stable in the image yet. */
+  readonly dirtyBytes: number;
 }
 
 /**

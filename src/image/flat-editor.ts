@@ -58,7 +58,7 @@ export class FlatEditor implements Editor, CommitSteps {
   }
 
   counters(): EditCounters {
-    return this.#commit.counters();
+    return { ...this.#commit.counters(), dirtyBytes: 0 };
   }
 
   flush(): Status {

@@ -115,7 +115,7 @@ export class GroupCommit {
     return Atomics.load(this.#words, DIRTY) !== 0;
   }
 
-  /** Flushes asked for, and those that found themselves done by another's commit. */
+  /** Flushes asked for, those that found themselves done by another's commit, and commits. */
   counters(): { flushes: number; shared: number; commits: number } {
     return {
       flushes: Atomics.load(this.#words, FLUSHES),

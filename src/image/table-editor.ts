@@ -7,6 +7,8 @@ import { EAGAIN, EIO, ENOSPC, ESTALE, type Status } from '../base/errno.ts';
 import type { ByteCount, GuestOffset } from '../base/units.ts';
 import type { IoGate } from '../shared/io-gate.ts';
 import { Mutex } from '../shared/mutex.ts';
+import { PAGE_BYTES } from '../shared/page-pool.ts';
+import type { PagedTable } from '../shared/paged-table.ts';
 import type { BlockSource } from '../source/block-source.ts';
 import { CommitBuffer } from './commit-buffer.ts';
 import type { EditContext, EditCounters, Editor } from './driver.ts';
@@ -43,6 +45,8 @@ const sleeper = new Int32Array(new SharedArrayBuffer(4));
 export abstract class TableEditor implements Editor, CommitSteps {
   abstract readonly unit: ByteCount;
   abstract readonly blockSize: ByteCount;
+  /** All that the image has, of which changes wait in memory. */
+  protected abstract readonly tables: readonly PagedTable[];
   protected readonly commit: GroupCommit;
   protected readonly free: FreeSpace;
   protected readonly source: BlockSource;
@@ -216,7 +220,8 @@ export abstract class TableEditor implements Editor, CommitSteps {
   }
 
   counters(): EditCounters {
-    return this.commit.counters();
+    const pages = this.tables.reduce((sum, table) => sum + table.pinnedPages, 0);
+    return { ...this.commit.counters(), dirtyBytes: pages * PAGE_BYTES };
   }
 
   flush(): Status {

@@ -114,18 +114,22 @@ export class PagePool {
     );
   }
 
-  /** Keeps a slot from being evicted, until as many `unpin`. Call it under the lock. */
-  pin(slot: number): void {
+  /** Keeps a slot from being evicted, until as many `unpin`. Says whether it could be before. Call it under the lock. */
+  pin(slot: number): boolean {
     const at = slot * SLOT_WORDS + PINS;
-    if (this.#slots[at] === 0) Atomics.add(this.#control, PINNED, 1);
+    const first = this.#slots[at] === 0;
+    if (first) Atomics.add(this.#control, PINNED, 1);
     this.#slots[at]! += 1;
+    return first;
   }
 
-  /** Call it under the lock. */
-  unpin(slot: number): void {
+  /** Says whether the slot may be evicted from now on. Call it under the lock. */
+  unpin(slot: number): boolean {
     const at = slot * SLOT_WORDS + PINS;
     this.#slots[at]! -= 1;
-    if (this.#slots[at] === 0) Atomics.sub(this.#control, PINNED, 1);
+    const last = this.#slots[at] === 0;
+    if (last) Atomics.sub(this.#control, PINNED, 1);
+    return last;
   }
 
   /** Whether pinned slots leave too little to work with: half of all, or seven eighths for who must go on. */

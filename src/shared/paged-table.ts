@@ -36,14 +36,16 @@ export interface PagedTableSeed {
   readonly owner: number;
   readonly words: number;
   readonly directory: SharedArrayBuffer;
-  /** Words: version, number of dirty pages, number of gathered pages, then the dirty pages. */
+  /** Words: version, numbers of dirty, of gathered and of pinned pages, then the dirty pages. */
   readonly edit: SharedArrayBuffer;
 }
 
 const VERSION = 0;
 const DIRTY_COUNT = 1;
 const GATHERED_COUNT = 2;
-const DIRTY_PAGES = 3;
+/** Pages that are dirty, gathered or both. */
+const PINNED_COUNT = 3;
+const DIRTY_PAGES = 4;
 /** Dirty and gathered pages together: what could not be written comes back to the list. */
 const LIST_PAGES = 2 * MAX_DIRTY_PAGES;
 
@@ -187,7 +189,7 @@ export class PagedTable {
     if (pool.isCrowded(waiting === 0)) return waiting === 0 ? -ENOMEM : -EAGAIN;
     pool.mutex.lock();
     const ours = pool.holds(slot, this.#owner, page);
-    if (ours) pool.pin(slot);
+    if (ours && pool.pin(slot)) edit[PINNED_COUNT]! += 1;
     pool.mutex.unlock();
     if (!ours) return MOVED;
     edit[DIRTY_PAGES + count] = page;
@@ -198,6 +200,11 @@ export class PagedTable {
   /** Pages with changes that no `gather` has taken. Under the lock of the image. */
   get dirtyPages(): number {
     return this.#edit[DIRTY_COUNT]!;
+  }
+
+  /** Pages whose changes are not on disk yet, those included that are being written. At any time, without a lock. */
+  get pinnedPages(): number {
+    return Atomics.load(this.#edit, PINNED_COUNT);
   }
 
   /**
@@ -241,7 +248,7 @@ export class PagedTable {
           continue;
         }
       }
-      pool.unpin(slot);
+      if (pool.unpin(slot)) edit[PINNED_COUNT]! -= 1;
     }
     pool.mutex.unlock();
     edit[GATHERED_COUNT] = 0;

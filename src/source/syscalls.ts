@@ -185,6 +185,27 @@ export function becomeIoFlusher(): number {
   return call('int prctl(int option, ulong a, ulong b, ulong c, ulong d)', PR_SET_IO_FLUSHER, 1, 0, 0, 0);
 }
 
+/** siginterrupt(3): calls that this signal meets end with EINTR, and are not restarted. It has a handler. Returns 0 or -errno. */
+export function failCallsOn(signal: number): number {
+  return call('int siginterrupt(int signal, int flag)', signal, 1);
+}
+
+/** As <asm/unistd.h> numbers it: the C library has a function for it only since 2.30. */
+const TGKILL: Readonly<Record<string, number>> = { x64: 234, arm64: 131 };
+
+/** tgkill(2): sends a signal to one thread of this process. Returns 0 or -errno. */
+export function signalThread(thread: number, signal: number): number {
+  const number = TGKILL[process.arch];
+  if (number === undefined) return -ENOSYS;
+  return call(
+    'long syscall(long number, long process, long thread, long signal)',
+    number,
+    process.pid,
+    thread,
+    signal,
+  );
+}
+
 const AF_UNIX = 1;
 const SOCK_STREAM = 1;
 const SOCK_CLOEXEC = 0o2000000;

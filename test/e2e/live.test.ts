@@ -2,8 +2,9 @@
 
 import { existsSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { createConnection } from 'node:net';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { ControlClient } from '../../src/control/client.ts';
 import { socketPaths } from '../../src/control/place.ts';
 import type { MountState } from '../../src/control/protocol.ts';
 import type { MountStats } from '../../src/control/stats.ts';
@@ -47,7 +48,7 @@ describe(gate.title('live control'), { skip: gate.skip }, () => {
       .at(-1)!
       .replace(/\.\w+$/, '')}.raw`;
 
-  it('lists mounts, and removes the socket of a daemon that was killed', async () => {
+  it('lists mounts, and removes what a daemon left that was killed', async () => {
     const image = raw('listed.img');
     const [one, dead] = [await stage.mount(image), await stage.mount(raw('dead.img'))];
     const states = JSON.parse(await done('list', '--json')) as MountState[];
@@ -56,10 +57,22 @@ describe(gate.title('live control'), { skip: gate.skip }, () => {
     expect(await done('list')).toContain(`${one.mountpoint}  (pid ${one.pid})\n  ${rawName(image)}  8 MiB`);
     const [socket] = socketPaths(dead.mountpoint);
     expect(statSync(socket!).mode & 0o777).toBe(0o600);
+    const left = (pid: number): string[] =>
+      readdirSync(dirname(socket!)).filter((name) => name.includes(`${pid}-`));
+    expect(left(dead.pid)).toHaveLength(2);
     process.kill(dead.pid, 'SIGKILL');
     await until('the daemon is gone', () => !isRunning(dead.pid));
     expect(await done('list')).not.toContain(dead.mountpoint);
-    expect(existsSync(socket!)).toBe(false);
+    expect(left(dead.pid)).toEqual([]);
+    // The next daemon does the same.
+    const other = await stage.mount(raw('dead-too.img'));
+    process.kill(other.pid, 'SIGKILL');
+    await until('the daemon is gone', () => !isRunning(other.pid));
+    expect(left(other.pid)).toHaveLength(2);
+    const next = await stage.mount(raw('next.img'));
+    await until('nothing is left', () => left(other.pid).length === 0);
+    await next.unmount();
+    expect(left(one.pid)).toHaveLength(2);
     await one.unmount();
     expect(socketPaths(one.mountpoint)).toEqual([]);
     expect(await vdisk('flush', one.mountpoint)).toMatchObject({
@@ -217,6 +230,35 @@ describe(gate.title('live control'), { skip: gate.skip }, () => {
     expect(existsSync(metrics)).toBe(false);
   });
 
+  it('tells the dirty bytes of each image, until they are flushed', async () => {
+    const [busy, idle] = [await vhdx('dirty.vhdx'), await vhdx('idle.vhdx')];
+    const mounted = await stage.mount([busy, idle]);
+    // Each time into a new block, as told, past the page cache.
+    const writer = await stage.hold('python3', [
+      '-c',
+      'import mmap, os, sys; f = os.open(sys.argv[1], os.O_RDWR | os.O_DIRECT); page = mmap.mmap(-1, 4096); print("ready", flush=True)\n' +
+        'for line in sys.stdin: print(os.pwritev(f, [page], int(line)), flush=True)',
+      join(mounted.mountpoint, rawName(busy)),
+    ]);
+    let block = 0;
+    const dirty = async (): Promise<number[]> => {
+      const { files, cache } = await statsOf(mounted.mountpoint);
+      return [...files.map(({ dirtyBytes }) => dirtyBytes), cache.dirtyBytes];
+    };
+    // The keeper may write them out at any moment.
+    const bytes = await until('bytes are dirty', async () => {
+      await writer.ask(`${(block % 32) * 2 * MIB}`);
+      block += 1;
+      const [one, other, all] = await dirty();
+      return one! > 0 ? [one, other, all] : undefined;
+    });
+    expect(bytes).toEqual([4096, 0, 4096]);
+    await done('flush', mounted.mountpoint);
+    expect(await dirty()).toEqual([0, 0, 0]);
+    await writer.release();
+    await mounted.unmount();
+  });
+
   it('serves on, whatever a client sends or leaves unread', async () => {
     const image = raw('steady.img');
     const mounted = await stage.mount(image);
@@ -293,6 +335,28 @@ describe(gate.title('live control'), { skip: gate.skip }, () => {
       await done('unmount', '--wait', mounted.mountpoint);
       for (const image of [busy, guest]) expect((await vdisk('check', image)).status).toBe(0);
     });
+  });
+
+  it('does not grow by images that come and go while nobody reads', { timeout: 120_000 }, async () => {
+    const mounted = await stage.mount(raw('unread.img'));
+    const image = await vhdx('passing.vhdx');
+    const client = (await ControlClient.connect(socketPaths(mounted.mountpoint)[0]!))!;
+    const pass = async (times: number): Promise<number> => {
+      for (let n = 0; n < times; n += 1) {
+        await client.ask('add', { path: image });
+        await client.ask('remove', { name: image });
+      }
+      const memory = readFileSync(`/proc/${mounted.pid}/status`, 'utf8');
+      return Number(/^RssAnon:\s+(\d+) kB$/m.exec(memory)![1]) / 1024;
+    };
+    try {
+      const before = await pass(200);
+      // One that stayed in the queue of a thread would keep some 150 KiB.
+      expect((await pass(400)) - before).toBeLessThan(20);
+    } finally {
+      client.close();
+    }
+    await mounted.unmount();
   });
 
   it('shows 200 images in one mount, and takes half of them away', async () => {

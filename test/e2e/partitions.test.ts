@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { differingFiles, fill } from '../support/images.ts';
 import { gateOf, must, run, TO_MOUNT, until } from '../support/machine.ts';
-import { type Mounted, Stage } from '../support/mount.ts';
+import { type Mounted, REPOSITORY, Stage } from '../support/mount.ts';
 import { TO_BE_A_USER, USER, User } from '../support/user.ts';
 
 const MIB = 1024 * 1024;
@@ -250,6 +250,57 @@ describe(gate.title('partitions as files'), { skip: gate.skip }, () => {
     });
     expect((await must('ls', [mounted.mountpoint])).trim().split('\n')).toHaveLength(1);
     await mounted.unmount();
+  });
+
+  it('of images that join later join and leave with them', async () => {
+    const [first, second] = [await partitioned(), await partitioned()];
+    const mounted = await mount(first);
+    const vdisk = (...args: string[]) => run(join(REPOSITORY, 'bin', 'vdisk'), args, { limitMs: 50_000 });
+    const listed = async (): Promise<string[]> =>
+      (await must('ls', [mounted.mountpoint])).trim().split('\n').sort();
+    const before = await listed();
+    const files = ['raw', 'p1', 'p2'].map((end) => `${stem(mounted, second)}.${end}`);
+    const [raw, p1, p2] = files as [string, string, string];
+    for (let round = 0; round < 2; round += 1) {
+      const added = await vdisk('add', mounted.mountpoint, second);
+      expect(added).toMatchObject({ status: 0, stdout: files.map((file) => `${file}\n`).join('') });
+      expect((await listed()).length).toBe(before.length + 3);
+      expect(await attributes(raw)).toMatchObject({ 'partition-table': 'gpt' });
+      expect(await attributes(p1)).toMatchObject({ start: `${MIB}`, label: 'first one' });
+      // The same bytes at once, also where the other file has been read.
+      const [disk, part] = [openSync(raw, 'r+'), openSync(p1, 'r+')];
+      const bytes = Buffer.alloc(16);
+      const text = `in round ${round}`;
+      readSync(disk, bytes, 0, 16, MIB + 4096);
+      writeSync(part, text, 4096);
+      readSync(disk, bytes, 0, 16, MIB + 4096);
+      expect(bytes.toString('latin1', 0, text.length)).toBe(text);
+      closeSync(disk);
+      const refused = await vdisk('remove', mounted.mountpoint, second);
+      expect([refused.status, refused.stderr]).toEqual([1, expect.stringMatching(/p1: is open/)]);
+      if (round === 0) closeSync(part);
+      // The second time, who has a partition open is cut off.
+      const how = round === 0 ? [] : ['--force'];
+      expect(await vdisk('remove', ...how, mounted.mountpoint, p2)).toMatchObject({ status: 0 });
+      if (round === 1) {
+        expect(() => readSync(part, bytes, 0, 16, 4096)).toThrow('EIO');
+        closeSync(part);
+      }
+      expect(await listed()).toEqual(before);
+      for (const file of files) expect(() => statSync(file)).toThrow('ENOENT');
+      expect((await vdisk('check', second)).status).toBe(0);
+    }
+    await mounted.unmount();
+    const alone = await mount(second, 'ro');
+    const read = await must('dd', [
+      `if=${stem(alone, second)}.p1`,
+      'bs=4096',
+      'skip=1',
+      'count=1',
+      'status=none',
+    ]);
+    expect(read.slice(0, 10)).toBe('in round 1');
+    await alone.unmount();
   });
 
   it('have no place on a mountpoint that is a file', async () => {

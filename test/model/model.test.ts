@@ -2,6 +2,7 @@
 
 import { describe, expect, test } from 'vitest';
 import { driverOf } from '../../src/formats/registry.ts';
+import { PAGE_BYTES } from '../../src/shared/page-pool.ts';
 import { openDisk, openEditable, parentDisk, readDisk } from '../support/disk.ts';
 import { samples as qed } from '../support/encoders/qed.ts';
 import { samples as vdi } from '../support/encoders/vdi.ts';
@@ -39,14 +40,18 @@ describe.each([
     const model = sample.disk.slice();
     for (let round = 0; round < 4; round += 1) {
       // Now and then a pool so small that pages are evicted between two operations.
-      const { disk, image, notices } = openEditable(
+      const { disk, image, notices, pool } = openEditable(
         driver,
         source,
         sample.options,
         round % 2 === 0 ? 1 : 1 << 20,
         parentDisk(sample),
       );
-      for (let n = 0; n < STEPS; n += 1) step(disk, model, work, image.blockSize);
+      for (let n = 0; n < STEPS; n += 1) {
+        step(disk, model, work, image.blockSize);
+        // Nobody else uses the pool: each page that waits is one of the image's.
+        expect(disk.counters().dirtyBytes).toBe(pool.counters().pinned * PAGE_BYTES);
+      }
       // Half of the rounds end without a clean end, after a flush: as if killed.
       expect(round % 2 === 0 ? disk.close() : disk.flush()).toBe(0);
       const again = openDisk(

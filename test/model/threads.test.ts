@@ -116,6 +116,7 @@ describe.each(FORMATS)('$format', (format) => {
       const disk = attachLayers(layers, image.virtualSize, mine);
       expect([what, clean ? disk.close() : disk.flush()]).toEqual([what, 0]);
       expect(mine.pool.counters().pinned, `${what}: pages are still pinned`).toBe(0);
+      expect(disk.counters().dirtyBytes, `${what}: pages count as dirty`).toBe(0);
       const found = new Uint8Array(wanted.length);
       const problem = examine(
         { driver, options, parent: sample.parent },

@@ -4,6 +4,7 @@ import type { Argv } from 'yargs';
 import { shownPath } from '../../base/text.ts';
 import { formatSize } from '../../base/units.ts';
 import type { MountState } from '../../control/protocol.ts';
+import { removeStaleRecords } from '../../daemon/mount-record.ts';
 import { type Command, OK } from '../command.ts';
 import { withAll } from './find.ts';
 
@@ -23,6 +24,7 @@ function text({ mountpoint, pid, files }: MountState): string {
 }
 
 async function list(parsed: Record<string, unknown>): Promise<number> {
+  removeStaleRecords();
   const states = await withAll(async (found) => found.map(({ state }) => state));
   if (parsed['json'] === true) process.stdout.write(`${JSON.stringify(states, null, 2)}\n`);
   else process.stdout.write(states.map(text).join(''));

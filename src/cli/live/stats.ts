@@ -67,12 +67,15 @@ function fileText({
   flushes,
   commits,
   dirty,
+  dirtyBytes,
 }: FileStats): string {
   const { asked, shared, run } = commits;
   const committed =
     asked === 0 ? '' : `    commits  ${run}, for ${asked} flushes (${shared} done by another's commit)\n`;
+  const size = dirtyBytes === 0 ? '' : ` (${formatSize(dirtyBytes)})`;
+  const waits = dirty || dirtyBytes > 0 ? `  metadata waits to be written${size}` : '';
   return (
-    `  ${shownPath(name)}  (${format}, ${shownPath(path)})${dirty ? '  metadata waits to be written' : ''}\n` +
+    `  ${shownPath(name)}  (${format}, ${shownPath(path)})${waits}\n` +
     tallyText('reads', reads) +
     tallyText('writes', writes) +
     tallyText('zeroings', zeroings) +

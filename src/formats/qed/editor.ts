@@ -43,6 +43,7 @@ const HEADER_SECTOR = 512;
 export class QedEditor extends TableEditor {
   readonly unit: ByteCount;
   readonly blockSize: ByteCount;
+  protected readonly tables: readonly PagedTable[];
   readonly #geometry: Geometry;
   readonly #fresh: FreshSpace;
   readonly #space: ClusterSpace;
@@ -72,6 +73,7 @@ export class QedEditor extends TableEditor {
     this.#translator = translator;
     this.#l1 = translator.l1;
     this.#clusters = translator.clusters;
+    this.tables = [this.#l1, this.#clusters];
   }
 
   protected first(): Status {

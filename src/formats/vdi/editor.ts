@@ -45,6 +45,7 @@ const MAX_GROWTH = 64 * MIB;
 export class VdiEditor extends TableEditor {
   readonly unit: ByteCount;
   readonly blockSize: ByteCount;
+  protected readonly tables: readonly PagedTable[];
   readonly #state: VdiState;
   readonly #edit: VdiEdit;
   readonly #bounds: Uint32Array<SharedArrayBuffer>;
@@ -64,6 +65,7 @@ export class VdiEditor extends TableEditor {
     this.#bounds = new Uint32Array(edit.bounds);
     this.#fresh = new FreshSpace(edit.fresh);
     this.#map = map;
+    this.tables = [map];
   }
 
   protected first(): Status {

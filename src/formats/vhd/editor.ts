@@ -37,6 +37,7 @@ const MAX_GROWTH = 64 * MIB;
 
 export abstract class BlockEditor extends TableEditor {
   readonly blockSize: ByteCount;
+  protected readonly tables: readonly PagedTable[];
   protected readonly layout: Layout;
   protected readonly table: PagedTable;
   protected readonly bounds: Float64Array<SharedArrayBuffer>;
@@ -60,6 +61,8 @@ export abstract class BlockEditor extends TableEditor {
     this.blockSize = state.layout.blockSize;
     this.layout = state.layout;
     this.table = translator.table;
+    this.tables =
+      translator.bitmaps === undefined ? [translator.table] : [translator.table, translator.bitmaps];
     this.bounds = edit.bounds;
     this.full = state.full === undefined ? undefined : new Uint8Array(state.full);
     this.pending = new PendingBitmaps(edit.pending);

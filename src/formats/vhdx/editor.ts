@@ -53,6 +53,7 @@ const NAMED = 0;
 export class VhdxEditor extends TableEditor {
   readonly unit: ByteCount;
   readonly blockSize: ByteCount;
+  protected readonly tables: readonly PagedTable[];
   readonly #bat: BatGeometry;
   readonly #overlay: OverlayState | undefined;
   readonly #table: PagedTable;
@@ -80,6 +81,7 @@ export class VhdxEditor extends TableEditor {
     this.#bat = bat;
     this.#overlay = overlay;
     this.#table = table;
+    this.tables = bits === undefined ? [table] : [table, bits.table];
     this.#nextIdentity = edit.nextIdentity;
     this.#bits = bits;
     this.#clean = new Int32Array(edit.clean);

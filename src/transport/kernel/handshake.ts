@@ -51,12 +51,12 @@ export interface MountUse {
 }
 
 /**
- * What is wanted of the kernel for a tree. Where files share a disk, no writes wait: what goes past the page cache
+ * What is wanted of the kernel for a tree. Where files share a disk, or may do so later, no writes wait: what goes past the page cache
  * would not change the times that the kernel keeps by itself with FUSE_WRITEBACK_CACHE.
  */
 export function useOf(tree: TreeSeed): MountUse {
   const writable = isWritable(tree);
-  const direct = hasShared(tree);
+  const direct = hasShared(tree) || (writable && tree.partitions);
   const waits = writable && !tree.sync && !direct;
   return { writable, cached: waits && (tree.shape === 'directory' || rootHasSize(tree)), direct };
 }

@@ -15,7 +15,7 @@ export interface LoopHooks {
   readonly failed: (problem: unknown) => void;
   /** The kernel should forget the name of this node. */
   readonly outgrown: (node: number) => void;
-  /** Called before each request: reads what the main thread has to say. */
+  /** Called before each request, and when the thread was woken: reads what the main thread has to say. */
   readonly refresh: () => void;
   /** Called with each request and its outcome while tracing, else undefined. */
   readonly trace: ((line: string) => void) | undefined;
@@ -71,6 +71,8 @@ export function serve(fd: number, responder: Responder, hooks: LoopHooks): LoopE
   for (;;) {
     const length = device.receive();
     if (length < 0) {
+      // It was woken.
+      if (length === -EINTR) hooks.refresh();
       // ENOENT: the request was interrupted before it was read.
       if (length === -ENOENT || length === -EINTR || length === -EAGAIN) continue;
       if (length === -ENODEV) return 'unmounted';

@@ -23,6 +23,7 @@ import { PastEnd } from './past-end.ts';
 import { SlowRequests } from './slow.ts';
 import { makeStatus, WorkerStatus } from './status.ts';
 import { waitOf } from './wait.ts';
+import { wake } from './wake.ts';
 import type { NoticeInput, WorkerInput, WorkerMessage } from './worker.ts';
 import { dismissSpares, takeWorker } from './workers.ts';
 
@@ -39,7 +40,7 @@ const DIRTY_PERCENT = 50;
 /** A worker that dies again and again takes the mount down rather than the machine. */
 const MAX_REPLACEMENTS = 16;
 
-/** How often it is looked whether the workers are done with what they were at. */
+/** How often it is looked whether the workers follow. */
 const PASS_MS = 1;
 
 /** So long the thread that sends notifications stays for the next one. */
@@ -183,18 +184,32 @@ class Session implements Mount, LiveTree {
 
   async change(change: TreeChange): Promise<void> {
     if (change.kind === 'join') {
-      new PastEnd(this.#pastEnd).settled(change.slot);
-      this.#names.set(change.node, change.file.name);
+      const parts = change.windows.map(({ slot, node, part: { name } }) => ({ slot, node, name }));
+      for (const { slot, node, name } of [{ ...change, name: change.file.name }, ...parts]) {
+        new PastEnd(this.#pastEnd).settled(slot);
+        this.#names.set(node, name);
+      }
     }
     this.#changes = following(this.#changes, change);
     for (const worker of this.#workers) worker.postMessage(change);
     this.#members.announce();
-    const busy = this.#devices
-      .map((_, index) => new WorkerStatus(this.#status, index))
-      .filter((status) => status.isBusy)
-      .map((status) => ({ status, since: status.requests }));
-    for (const { status, since } of busy) {
-      while (status.isBusy && status.requests === since && this.#running > 0) await delay(PASS_MS);
+    await this.#followed(this.#members.generation);
+  }
+
+  /**
+   * Fulfilled when every worker answers by that generation of the tree. Those that wait for requests are woken: else they
+   * would keep what has left until somebody reads, and the messages of all that came and went meanwhile.
+   */
+  async #followed(generation: number): Promise<void> {
+    const all = this.#devices.map((_, index) => ({ index, status: new WorkerStatus(this.#status, index) }));
+    while (this.#workers.size > 0) {
+      const behind = all.filter(({ status }) => !status.follows(generation));
+      const idle = behind.filter(({ status }) => !status.isBusy);
+      // A signal that came just before the read was for nothing: then it is sent again.
+      const woken = idle.filter(({ index }) => wake(this.#threads[index]));
+      // One that cannot be woken follows before it answers anything.
+      if (behind.length === 0 || (woken.length === 0 && idle.length === behind.length)) return;
+      await delay(PASS_MS);
     }
   }
 
@@ -213,7 +228,9 @@ class Session implements Mount, LiveTree {
     const device = this.#devices[index]!;
     const status = this.#status;
     const changes = this.#changes;
-    const input: WorkerInput = { index, device, tree, changes, status, pastEnd: this.#pastEnd, trace };
+    const { generation } = this.#members;
+    const pastEnd = this.#pastEnd;
+    const input: WorkerInput = { index, device, tree, changes, generation, status, pastEnd, trace };
     this.#workers.add(worker);
     let done = false;
     let fault = 'it ended without a word';
@@ -341,7 +358,8 @@ class Session implements Mount, LiveTree {
 /** `changes`, and then `change`: what joined and left again is in none of them. */
 function following(changes: readonly TreeChange[], change: TreeChange): TreeChange[] {
   if (change.kind === 'join') return [...changes, change];
-  const joined = (slot: number): boolean => changes.some((one) => one.kind === 'join' && one.slot === slot);
+  const joined = (slot: number): boolean =>
+    changes.some((one) => one.kind === 'join' && [one, ...one.windows].some((file) => file.slot === slot));
   const slots = change.slots.filter((slot) => !joined(slot));
   const kept = changes.filter((one) => one.kind !== 'join' || !change.slots.includes(one.slot));
   return slots.length === 0 ? kept : [...kept, { kind: 'leave', slots }];

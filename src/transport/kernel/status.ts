@@ -10,6 +10,7 @@ const UNIQUE_LOW = 2;
 const UNIQUE_HIGH = 3;
 const REQUESTS = 4;
 const NODE = 5;
+const GENERATION = 6;
 
 export function makeStatus(workers: number): SharedArrayBuffer {
   return new SharedArrayBuffer(workers * WORDS * 4);
@@ -54,6 +55,16 @@ export class WorkerStatus {
       high: this.#words[UNIQUE_HIGH]!,
       node: this.#words[NODE]!,
     };
+  }
+
+  /** From now on the worker answers by this generation of the tree (Members.generation). */
+  follow(generation: number): void {
+    Atomics.store(this.#words, GENERATION, generation);
+  }
+
+  /** Whether the worker answers by that generation of the tree or a later one. */
+  follows(generation: number): boolean {
+    return ((Atomics.load(this.#words, GENERATION) - generation) | 0) >= 0;
   }
 
   /** Names the request that the worker is in, unlike those before it; undefined where it waits for one. */

@@ -20,8 +20,9 @@ export interface WorkerInput {
   readonly index: number;
   readonly device: number;
   readonly tree: TreeSeed;
-  /** What has changed since `tree` was made. */
+  /** What has changed since `tree` was made, up to this generation of it. */
   readonly changes: readonly TreeChange[];
+  readonly generation: number;
   readonly status: SharedArrayBuffer;
   /** See past-end.ts. */
   readonly pastEnd: SharedArrayBuffer;
@@ -65,29 +66,38 @@ function run(input: WorkerInput): void {
     reportOnce((text) => tell({ kind: 'damage', text })),
     input.index,
   );
+  const status = new WorkerStatus(input.status, input.index);
   for (const change of input.changes) fs.listing.change(change);
-  let seen = fs.listing.members.generation;
+  let seen = input.generation;
+  status.follow(seen);
+  const failed = (problem: unknown): void => {
+    const text = problem instanceof Error ? (problem.stack ?? problem.message) : String(problem);
+    tell({ kind: 'defect', text });
+  };
   // This thread never comes back to its event loop: messages wait until they are fetched.
   const refresh = (): void => {
     const generation = fs.listing.members.generation;
     if (generation === seen) return;
-    seen = generation;
     for (;;) {
       const change = receiveMessageOnPort(port)?.message as TreeChange | undefined;
-      if (change === undefined) return;
-      fs.listing.change(change);
+      if (change === undefined) break;
+      try {
+        fs.listing.change(change);
+      } catch (problem) {
+        // That file is not shown; whoever waits for this thread to follow waits no longer for that.
+        failed(problem);
+      }
       if (change.kind === 'leave') collectAfterLeave();
     }
+    seen = generation;
+    status.follow(seen);
   };
   // Where it is not permitted, the mount's own limit on dirty pages keeps us from the worst.
   if (fs.writable) becomeIoFlusher();
   tell({ kind: 'serving', thread: threadNumber() });
   const how = serve(input.device, new Responder(fs, input.pastEnd), {
-    status: new WorkerStatus(input.status, input.index),
-    failed: (problem) => {
-      const text = problem instanceof Error ? (problem.stack ?? problem.message) : String(problem);
-      tell({ kind: 'defect', text });
-    },
+    status,
+    failed,
     refresh,
     outgrown: (node) => tell({ kind: 'outgrown', node }),
     trace: input.trace ? (line) => writeSync(2, `[${input.index}] ${line}\n`) : undefined,

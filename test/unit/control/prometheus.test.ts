@@ -26,6 +26,7 @@ function statsOf(mountpoint: string, names: readonly string[]): MountStats {
       flushes: writes,
       commits: { asked: 5, shared: 2, run: 3 },
       dirty: true,
+      dirtyBytes: 8192,
     })),
     cache: { bytes: 100, usedBytes: 50, dirtyBytes: 4, hits: 9, misses: 1, evictions: 0 },
   };
@@ -52,6 +53,7 @@ describe('the text for Prometheus', () => {
     expect(value('vdisk_mount_request_duration_seconds_bucket', { ...reads, le: '2.097152' })).toBe(6);
     expect(value('vdisk_mount_request_duration_seconds_bucket', { ...reads, le: '1.048576' })).toBe(5);
     expect(value('vdisk_mount_image_flushes_total', { file: 'b.raw', outcome: 'own' })).toBe(3);
+    expect(value('vdisk_mount_dirty_bytes', { file: 'b.raw' })).toBe(8192);
     expect(value('vdisk_mount_files', { mountpoint: '/m' })).toBe(0);
   });
 

@@ -104,6 +104,6 @@ export class Script implements Translator, Editor {
   readonly isDirty = false;
   readonly isWritten = true;
   counters() {
-    return { flushes: 0, shared: 0, commits: 0 };
+    return { flushes: 0, shared: 0, commits: 0, dirtyBytes: 0 };
   }
 }

@@ -13,8 +13,8 @@ afterAll(() => trees.close());
 
 const ask = (responder: Responder, message: Buffer): Reply => askMaybe(responder, message)!;
 
-const SLOTS = 3;
-/** Two files and a spare slot. */
+const SLOTS = 5;
+/** Two files and spare slots. */
 function spareTree() {
   const seed = trees.seed([
     { name: 'a.raw', content: Buffer.from('aaaa') },
@@ -33,7 +33,7 @@ function spareTree() {
 const text = (fs: ReturnType<Trees['attach']>, handle: number): string | number => {
   const into = Buffer.alloc(4);
   const moved = fs.read(handle, into, 0, 4, 0);
-  return moved < 0 ? moved : into.toString();
+  return moved < 0 ? moved : into.toString('utf8', 0, moved);
 };
 
 describe('members', () => {
@@ -78,7 +78,7 @@ describe('a file system whose files come and go', () => {
     expect(fs.size()).toEqual({ bytes: 4, files: 1 });
     const node = members.nodeOf(2, 1, 1)!;
     expect(node).toBe(3 + SLOTS);
-    fs.listing.change({ kind: 'join', slot: 1, node, number: 1, file });
+    fs.listing.change({ kind: 'join', slot: 1, node, number: 1, file, windows: [] });
     expect([fs.lookup(1, 'c.raw'), text(fs, node), text(fs, 3)]).toEqual([node, 'cccc', -EIO]);
     expect(text(fs, node + SLOTS)).toBe(-EBADF);
     expect(fs.listing.entries.map((entry) => entry?.name.toString())).toEqual(['a.raw', 'c.raw']);
@@ -86,6 +86,27 @@ describe('a file system whose files come and go', () => {
     expect(counters.tally(1, READ)).toMatchObject({ count: 2, bytes: 8, errors: 0 });
     counters.reset(1);
     expect([counters.tally(1, READ).count, counters.tally(0, READ).count]).toEqual([0, 1]);
+  });
+
+  it('shows parts of a disk that join with it, and no byte of them when it has left', () => {
+    const { fs, members } = spareTree();
+    const content = Buffer.from('abcdefgh');
+    const [file, kept] = trees.seed([
+      { name: 'c.raw', content, writable: true },
+      { name: 'd.raw', content },
+    ]).files;
+    const [node, part, other] = [2, 3, 4].map((slot) => members.nodeOf(2, slot, 0)!);
+    const window = { name: 'c.p1', start: 4, size: 3, attributes: [['user.vdisk.number', '1']] as const };
+    const windows = [{ slot: 3, node: part!, part: window }];
+    fs.listing.change({ kind: 'join', slot: 2, node: node!, number: 2, file: file!, windows });
+    fs.listing.change({ kind: 'join', slot: 4, node: other!, number: 3, file: kept!, windows: [] });
+    expect([fs.lookup(1, 'c.p1'), text(fs, part!), text(fs, node!)]).toEqual([part, 'efg', 'abcd']);
+    expect(fs.attribute(part!, 'user.vdisk.number')).toBe('1');
+    // The same bytes: they go past the kernel's cache.
+    expect([node, part, other].map((one) => fs.isShared(one!))).toEqual([true, true, false]);
+    expect(fs.size()).toEqual({ bytes: 8 + 8 + 8, files: 5 });
+    fs.listing.change({ kind: 'leave', slots: [2, 3] });
+    expect([fs.lookup(1, 'c.p1'), text(fs, part!), text(fs, other!)]).toEqual([-ENOENT, -EIO, 'abcd']);
   });
 
   it('lists every file that stays, once, whoever leaves between two pieces', () => {

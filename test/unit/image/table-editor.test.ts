@@ -10,6 +10,7 @@ import { MemorySource } from '../../support/memory-source.ts';
 class Plain extends TableEditor {
   readonly unit = 4096;
   readonly blockSize = 4096;
+  protected readonly tables = [];
   protected readonly first = () => 0;
   protected readonly allocateLocked = () => 0;
   protected readonly discardLocked = () => 0;

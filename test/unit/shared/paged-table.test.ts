@@ -262,7 +262,7 @@ describe('changing a paged table', () => {
     medium.table.set(6, 2);
     medium.write();
     medium.table.settle(true);
-    expect(pool.counters().pinned).toBe(1);
+    expect([medium.table.pinnedPages, pool.counters().pinned]).toEqual([1, 1]);
     Medium.flood(pool, tables);
     expect(medium.table.get(6)).toBe(2);
     expect(medium.gather()).toEqual([[0, 1]]);
@@ -280,9 +280,10 @@ describe('changing a paged table', () => {
     medium.gather();
     medium.table.set(1023, 2);
     medium.table.set(2 * PAGE_WORDS, 3);
+    expect(medium.table.pinnedPages).toBe(3);
     medium.table.settle(false);
     Medium.flood(pool, tables);
-    expect(pool.counters().pinned).toBe(3);
+    expect([medium.table.pinnedPages, pool.counters().pinned]).toEqual([3, 3]);
     expect(medium.gather()).toEqual([
       [0, 0b1000_0001],
       [2, 1],
@@ -405,6 +406,7 @@ describe('changing a paged table', () => {
           else expect(status).toBe(-EAGAIN);
         } else if (chance < 0.9) {
           if (medium.table.get(index) !== model[index]) expect.fail(`seed ${seed}, round ${round}`);
+          expect(medium.table.pinnedPages).toBe(pool.counters().pinned);
         } else if (!gathered) {
           medium.gather();
           gathered = true;

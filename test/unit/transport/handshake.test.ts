@@ -211,6 +211,9 @@ describe('useOf', () => {
     (writable) => {
       const windows = [{ name: 'a.p1', of: 0, start: 512, size: 512, attributes: [] }];
       expect(use(4096, writable, { windows })).toEqual({ writable, cached: false, direct: writable });
+      // Files that join may.
+      const { cached, direct } = use(4096, writable, { partitions: true });
+      expect([cached, direct]).toEqual([false, writable]);
     },
   );
 });

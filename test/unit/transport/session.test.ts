@@ -4,6 +4,7 @@ import { EventEmitter } from 'node:events';
 import { closeSync, readSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { Members } from '../../../src/fuse/members.ts';
+import type { FileSeed } from '../../../src/fuse/tree.ts';
 import { haveSyscalls, socketPair } from '../../../src/source/syscalls.ts';
 import { kernelTransport } from '../../../src/transport/kernel/session.ts';
 import { WorkerStatus } from '../../../src/transport/kernel/status.ts';
@@ -74,7 +75,7 @@ describe.skipIf(!haveSyscalls())('session (needs koffi: a socket pair stands for
         files: [{ name: 'a.raw', writable }],
         windows: [],
         sync: false,
-        members: Members.seed(1, 1),
+        members: Members.seed(1, 3),
       },
       trace: false,
       log: { debug: silent, warn: silent, error: (text: string) => errors.push(text) },
@@ -199,7 +200,18 @@ describe.skipIf(!haveSyscalls())('session (needs koffi: a socket pair stands for
     expect(told).toEqual(['name', 'pages']);
   });
 
-  it('waits until no worker is at what it began before a change', async () => {
+  it('tells a worker that is started later nothing of who joined and left again', async () => {
+    const file = { name: 'b.raw' } as FileSeed;
+    const part = { name: 'b.p1', start: 0, size: 1, attributes: [] };
+    const windows = [{ slot: 2, node: 4, part }];
+    await mount.live!.change({ kind: 'join', slot: 1, node: 3, number: 1, file, windows });
+    await mount.live!.change({ kind: 'leave', slots: [0] });
+    await mount.live!.change({ kind: 'leave', slots: [1, 2] });
+    worker(0).emit('exit', 1);
+    expect(worker(1).input!.changes).toEqual([{ kind: 'leave', slots: [0] }]);
+  });
+
+  it('waits until each worker follows a change, but for those that cannot be woken', async () => {
     const status = new WorkerStatus(worker(0).input!.status, 0);
     const change = (): { passed: boolean } => {
       const state = { passed: false };
@@ -219,9 +231,13 @@ describe.skipIf(!haveSyscalls())('session (needs koffi: a socket pair stands for
     status.end();
     status.begin(15, 2, 0, 2);
     await soon();
+    expect(busy.passed).toBe(false);
+    status.follow(2);
+    await soon();
     expect(busy.passed).toBe(true);
     // Who is started later is told all that has changed.
     worker(0).emit('exit', 1);
+    expect(worker(1).input!.generation).toBe(2);
     expect(worker(1).input!.changes).toEqual([
       { kind: 'leave', slots: [0] },
       { kind: 'leave', slots: [0] },

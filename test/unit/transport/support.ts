@@ -39,6 +39,7 @@ export interface RawFile {
 }
 
 export interface TreeOptions {
+  readonly partitions?: boolean;
   readonly windows?: readonly WindowSeed[];
   readonly shape?: TreeSeed['shape'];
   readonly sync?: boolean;
@@ -69,13 +70,14 @@ export class Trees {
 
   seed(
     files: readonly RawFile[],
-    { shape = 'directory', sync = false, windows = [] }: TreeOptions = {},
+    { shape = 'directory', sync = false, windows = [], partitions = windows.length > 0 }: TreeOptions = {},
   ): TreeSeed {
     const seeds = files.map((file) => this.#file(file));
     return {
       shape,
       files: seeds,
       windows,
+      partitions,
       pool: PagePool.seed(1 << 16),
       allocated: new Float64Array(new SharedArrayBuffer(seeds.length * 8)).fill(1000)
         .buffer as SharedArrayBuffer,

@@ -11,6 +11,9 @@ import { blockBytes, blockEnd } from './space.ts';
 import { SECTOR, UNALLOCATED } from './structs.ts';
 import { BEYOND_END, BitmapReader, FITS, placement, usedBytes } from './table.ts';
 
+/** The sector of the footer's copy. */
+const NOWHERE = 0;
+
 export interface Misplaced {
   readonly block: number;
   readonly entry: number;
@@ -37,36 +40,47 @@ export function misplacedBlocks(work: Rework): Misplaced[] {
 }
 
 /**
- * What is in the file of such a block is kept; the rest becomes zeros. In a differencing image these are zeros of its
- * own, never the parent's bytes; where the bitmap is there and says that the parent shows, it does.
+ * The file may grow after this: no entry names what is behind its end any more, and would come to name what is put there.
+ * Of a block that is in the file in part the footer makes way for the rest, zeros; where its bitmap says that the parent
+ * shows, it does. The others become zeros; in a differencing image, where that takes a place, `fillMisplaced` does it, and
+ * until then the entry names a sector where no block ever is. (The table may not start at a sector yet: as long as its
+ * entries do not lie across sectors none of them can be torn.)
  */
-export function mendMisplaced(work: Rework, misplaced: readonly Misplaced[], tell: Tell): void {
+export function fenceMisplaced(work: Rework, misplaced: readonly Misplaced[]): void {
   const { layout, parts } = work;
-  const kept = misplaced.filter(({ there }) => there > 0 || parts.parent !== undefined);
-  const places = work.takeBlocks(kept.length);
-  const bitmap = new BitmapReader(work.source, layout);
-  kept.forEach(({ block, entry, there }, n) => {
-    if (there > 0) work.copy(entry * SECTOR, places[n]! * SECTOR, there);
-    else {
-      bitmap.bytes.fill(0);
-      bitmap.fill(Math.ceil(usedBytes(layout, block) / SECTOR));
-      must(bitmap.write(places[n]!), work.source, `the bitmap of block ${block} cannot be written`);
-    }
-  });
-  work.flush();
   // Not to be called full by a batmap: what lacks its bits is not.
   const blocks = new Set(misplaced.map(({ block }) => block));
   work.clearMap((block) => blocks.has(block));
-  for (const { block } of misplaced) work.setEntry(block, UNALLOCATED);
-  kept.forEach(({ block }, n) => void work.setEntry(block, places[n]!));
+  for (const { block, there } of misplaced) {
+    if (there === 0) work.setEntry(block, parts.parent === undefined ? UNALLOCATED : NOWHERE);
+  }
+  work.writeTable();
+  // There is no other: two would overlap.
+  const last = misplaced.find(({ there }) => there > 0);
+  if (last !== undefined) work.moveEnd(last.entry * SECTOR + blockBytes(layout));
+}
+
+/** What `fenceMisplaced` left: in a differencing image blocks get zeros of their own, never the parent's bytes. */
+export function fillMisplaced(work: Rework, misplaced: readonly Misplaced[], tell: Tell): void {
+  const { layout, parts } = work;
+  const lost = misplaced.filter(({ there }) => there === 0 && parts.parent !== undefined);
+  const places = work.takeBlocks(lost.length);
+  const bitmap = new BitmapReader(work.source, layout);
+  lost.forEach(({ block }, n) => {
+    bitmap.bytes.fill(0);
+    bitmap.fill(Math.ceil(usedBytes(layout, block) / SECTOR));
+    must(bitmap.write(places[n]!), work.source, `the bitmap of block ${block} cannot be written`);
+    work.setEntry(block, places[n]!);
+  });
+  work.flush();
   work.writeTable();
   for (const { block, entry, there } of misplaced) {
     const used = usedBytes(layout, block);
-    const lost = there === 0 ? used : used - (there - layout.bitmapBytes);
-    const what = there === 0 ? 'it reads as zeros' : `its last ${lost} bytes read as zeros`;
+    const missing = there === 0 ? used : used - (there - layout.bitmapBytes);
+    const what = there === 0 ? 'it reads as zeros' : `its last ${missing} bytes read as zeros`;
     tell(
       `VHD block ${block}: its table entry said sector ${hex(entry)}, where no block can be; ${what}`,
-      lost,
+      missing,
     );
   }
 }

@@ -283,6 +283,25 @@ export class Rework {
     this.layout.limit[0] = end;
   }
 
+  /**
+   * The file reaches `end`, and what it had from the footer on is zeros. Until the footer is at its new place the copy at
+   * the start serves. Throws ImageError; then the footer is where it was.
+   */
+  moveEnd(end: number): void {
+    const { source } = this;
+    const before = this.layout.limit[0]!;
+    this.zero(before, source.size - before);
+    this.flush();
+    try {
+      writeFooter(source, this.#footer, end);
+    } catch (problem) {
+      writeFooter(source, this.#footer, before);
+      throw problem;
+    }
+    this.flush();
+    this.layout.limit[0] = end;
+  }
+
   /** Cuts off what nobody uses at the end. A device keeps its size. */
   trim(): void {
     const { end } = this;

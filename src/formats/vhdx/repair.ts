@@ -5,7 +5,8 @@
  *   2. lossless  a dirty log is replayed; both headers and both region tables become what the sound one says
  *   3. lossless  entries of the BAT that are against the letter of the format, but lose nothing by being put right;
  *      all       those that name nothing that is in the file: zeros, never what a parent has
- *   4. lossless  where two entries name one place, the second gets a copy
+ *   4. lossless  where two entries name one place, the second gets a copy; not as long as step 3 left any: what that names,
+ *                in the file or behind its end, may yet be wanted
  *   5. lossless  the length of the file becomes a multiple of 1 MiB
  *   6. leaks     blocks from the end fill what nobody uses, and the file is cut off (compact.ts); not as long as anything
  *                of the BAT is wrong
@@ -67,8 +68,8 @@ export function* repair(
     const session = new Session(source, opened);
     yield* within(session, function* () {
       repairStructures(session, repairs);
-      yield* repairEntries(session, scope, context, repairs);
-      yield* separate(session, repairs);
+      const isSound = yield* repairEntries(session, scope, context, repairs);
+      if (isSound) yield* separate(session, repairs);
       roundLength(session, repairs);
     });
   }
@@ -124,17 +125,21 @@ function repairStructures(session: Session, repairs: Repairs): void {
   repairs.add(`VHDX region tables: differed, or one was damaged; both are as ${regions.table.name} was`);
 }
 
+/** Returns whether no entry is left that `scope` does not mend. */
 function* repairEntries(
   session: Session,
   scope: RepairScope,
   context: OpenContext,
   repairs: Repairs,
-): Generator<ReshapeStep, void> {
+): Generator<ReshapeStep, boolean> {
   const { bat, replayed } = session.opened;
   const mend = mender(replayed, bat);
+  let isSound = true;
   const allowed: typeof mend = (entry, low, high) => {
     const mending = mend(entry, low, high);
-    return mending?.lost !== undefined && scope !== 'all' ? undefined : mending;
+    if (mending?.lost === undefined || scope === 'all') return mending;
+    isSound = false;
+    return undefined;
   };
   let reach = 0;
   let isLossy = false;
@@ -150,6 +155,7 @@ function* repairEntries(
   if (isLossy) session.begin(nextIdentity(context));
   yield* rewriteEntries(session, (entry, low, high) => allowed(entry, low, high)?.word);
   session.reach(reach);
+  return isSound;
 }
 
 /** Where two entries name one place, the second gets a copy. */

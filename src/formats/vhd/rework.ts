@@ -68,7 +68,11 @@ export function flush(source: BlockSource): void {
   must(source.flush(), source, 'what was written cannot be made stable');
 }
 
-/** Makes both footers `bytes`, the one at the end being at `tailAt`. */
+/**
+ * Makes both footers `bytes`, the one at the end being at `tailAt`. It is written when all that was written before is
+ * stable, and the copy: whoever calls this need not flush. (The copy alone would not have to wait for it; but a sector
+ * that is written as the power fails may be lost altogether on a real medium, and then the other one is there.)
+ */
 export function writeFooters(source: BlockSource, bytes: Uint8Array, tailAt: number): void {
   writeFooter(source, bytes, 0);
   flush(source);
@@ -343,13 +347,11 @@ export class Rework {
     } else {
       const other = this.take(headerStruct.size);
       this.write(other, bytes, 'header.write');
-      this.flush();
       this.setFooters((both) => {
         footer?.(both);
         both.setBigUint64(footerStruct.at.dataOffset, BigInt(other));
       });
       this.write(at, bytes, 'header.write');
-      this.flush();
       this.setFooters((both) => both.setBigUint64(footerStruct.at.dataOffset, BigInt(at)));
     }
     this.#header = bytes;

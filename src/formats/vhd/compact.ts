@@ -8,6 +8,7 @@
  */
 
 import { type ByteCount, MIB } from '../../base/units.ts';
+import { copyPieces } from '../../image/copy.ts';
 import type { OpenContext } from '../../image/driver.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import { unusedOf } from './check.ts';
@@ -54,8 +55,12 @@ function* lowerBlocks(work: Rework): Steps {
     for (let n = first; n < end; n += 1) {
       const entry = work.entry(order[order.length - 1 - n]!);
       work.zero(places[n]! * SECTOR, bytes);
-      work.copy(entry * SECTOR, places[n]! * SECTOR, work.ownBytes(entry));
-      yield { done: n * bytes, total };
+      const pieces = copyPieces(work.source, entry * SECTOR, places[n]! * SECTOR, work.ownBytes(entry));
+      let done = n * bytes;
+      for (const copied of pieces) {
+        done += copied;
+        yield { done, total };
+      }
     }
     work.flush();
     for (let n = first; n < end; n += 1) work.setEntry(order[order.length - 1 - n]!, places[n]!);

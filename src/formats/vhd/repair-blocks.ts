@@ -4,6 +4,7 @@
  */
 
 import { type ByteCount, hex } from '../../base/units.ts';
+import { copyBytes } from '../../image/copy.ts';
 import { must } from '../../image/must.ts';
 import type { Tell } from './repair-footer.ts';
 import type { Rework } from './rework.ts';
@@ -101,7 +102,7 @@ export function separateBlocks(work: Rework, tell: Tell): void {
   const before = moved.map((block) => work.entry(block));
   before.forEach((entry, n) => {
     const start = entry * SECTOR;
-    work.copy(start, places[n]! * SECTOR, Math.min(blockBytes(layout), limit - start));
+    copyBytes(work.source, start, places[n]! * SECTOR, Math.min(blockBytes(layout), limit - start));
   });
   work.flush();
   moved.forEach((block, n) => void work.setEntry(block, places[n]!));

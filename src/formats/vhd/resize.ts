@@ -12,6 +12,7 @@
 
 import { ImageError, unsupported } from '../../base/errors.ts';
 import { type ByteCount, formatSize, roundUp } from '../../base/units.ts';
+import { copyBytes } from '../../image/copy.ts';
 import { MAX_SCANNED_WORDS } from '../../image/count.ts';
 import { checkDiskSize } from '../../image/create.ts';
 import type { OpenContext } from '../../image/driver.ts';
@@ -104,7 +105,7 @@ function wholeLast(work: Rework): void {
     return;
   }
   const sector = work.takeBlocks(1)[0]!;
-  work.copy(entry * SECTOR, sector * SECTOR, bitmapBytes + used);
+  copyBytes(work.source, entry * SECTOR, sector * SECTOR, bitmapBytes + used);
   work.flush();
   work.setEntry(blockCount - 1, sector);
   work.writeTable();

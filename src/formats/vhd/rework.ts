@@ -15,9 +15,8 @@
  * What is given up by one step is used again only by another Rework, opened after that step is stable.
  */
 
-import { EIO } from '../../base/errno.ts';
 import { ImageError } from '../../base/errors.ts';
-import { type ByteCount, type HostOffset, hostOffset, KIB, MIB, roundUp } from '../../base/units.ts';
+import { type ByteCount, hostOffset, MIB, roundUp } from '../../base/units.ts';
 import type { OpenContext } from '../../image/driver.ts';
 import { must } from '../../image/must.ts';
 import type { ReshapeStep } from '../../image/reshape.ts';
@@ -429,24 +428,6 @@ export class Rework {
 
   flush(): void {
     flush(this.source);
-  }
-
-  /** Copies what is not a hole of the file. The target reads as zeros, and does not overlap. */
-  copy(from: number, to: number, length: ByteCount): void {
-    const { source } = this;
-    const buffer = new Uint8Array(Math.min(length, PIECE));
-    for (let done = 0; done < length; ) {
-      const data = source.nextData((from + done) as HostOffset) - from;
-      if (data >= length) return;
-      // A hole that begins in the middle of a page is told as if the page had none of it.
-      done = Math.max(done, data);
-      const hole = source.nextHole((from + done) as HostOffset) - from;
-      const count = Math.min(buffer.length, Math.max(hole, done + 4 * KIB) - done, length - done);
-      const moved = source.readAt(buffer, 0, count, (from + done) as HostOffset);
-      if (moved !== count) must(moved < 0 ? moved : -EIO, source, `0x${from.toString(16)} cannot be read`);
-      must(source.writeAt(buffer, 0, count, hostOffset(to + done), 'payload.write'), source, 'cannot copy');
-      done += count;
-    }
   }
 
   /** Throws ImageError where they are not all there. */

@@ -16,12 +16,13 @@
 
 import { ImageError } from '../../base/errors.ts';
 import { formatSize, hex, MIB, roundUp } from '../../base/units.ts';
+import { copyPieces } from '../../image/copy.ts';
 import type { OpenContext } from '../../image/driver.ts';
 import type { Repair, RepairScope, ReshapeStep, Reshaping } from '../../image/reshape.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import { blockOf, entryName, fits, isBitmapEntry } from './bat.ts';
 import { entryBytes, rewriteEntries, wordOf } from './bat-change.ts';
-import { copyBytes, nextIdentity } from './begin.ts';
+import { nextIdentity } from './begin.ts';
 import { fill } from './compact.ts';
 import { otherHeaderProblem, readCurrentHeader } from './headers.ts';
 import { replayLog } from './log.ts';
@@ -160,6 +161,7 @@ function* repairEntries(
 
 /** Where two entries name one place, the second gets a copy. */
 function* separate(session: Session, repairs: Repairs): Generator<ReshapeStep, void> {
+  const { source } = session;
   const { bat, replayed } = session.opened;
   const taken = new Float64Array(bat.taken);
   const survey = surveyBat(replayed, bat, IGNORE);
@@ -184,10 +186,11 @@ function* separate(session: Session, repairs: Repairs): Generator<ReshapeStep, v
       }
       const place = room.takeAny(length / MIB);
       session.reach(place * MIB + length);
-      yield* copyBytes(session, mib * MIB, place * MIB, length, (bytes) => {
+      session.begin();
+      for (const bytes of copyPieces(source, mib * MIB, place * MIB, length)) {
         done += bytes;
-        return { done, total: done };
-      });
+        yield { done, total: done };
+      }
       claims.take(place, length / MIB);
       patch.put(bat.at + entry * BAT_ENTRY_BYTES, entryBytes(place * 8 + state));
       repairs.add(

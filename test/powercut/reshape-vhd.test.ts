@@ -399,7 +399,7 @@ describe('a barrier that is left out', () => {
     return notices.find((notice) => notice.includes('checksum'));
   }
 
-  test('is missed by one operation or another', { timeout: 240_000 }, () => {
+  test('is missed by one operation or another', { timeout: 600_000 }, () => {
     const missed = new Map<string, boolean>();
     for (const one of images.flatMap((sample) => [...operationsOn(sample)])) {
       for (const also of [undefined, isStrict]) {

@@ -345,7 +345,7 @@ describe('a barrier that is left out', () => {
     return { ...dynamic, name: 'region tables that differ', file };
   })();
 
-  test('is missed by one operation or another', { timeout: 240_000 }, () => {
+  test('is missed by one operation or another', { timeout: 600_000 }, () => {
     const missed = new Map<string, boolean>();
     const compacted = caseOf(backwards, (source, context) => finish(compact!(source, context)), [
       backwards.disk,

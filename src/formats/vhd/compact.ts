@@ -42,7 +42,7 @@ export function* compact(source: BlockSource, context: OpenContext): Steps {
 function* lowerBlocks(work: Rework): Steps {
   const order = work.blocksByPlace();
   const places: number[] = [];
-  for (const place of freePlaces(work.layout, work.gaps())) {
+  for (const place of freePlaces(work.layout, work.room.gaps())) {
     const top = order.length - 1 - places.length;
     if (top < 0 || place >= work.entry(order[top]!)) break;
     places.push(place);
@@ -55,7 +55,7 @@ function* lowerBlocks(work: Rework): Steps {
     for (let n = first; n < end; n += 1) {
       const entry = work.entry(order[order.length - 1 - n]!);
       work.zero(places[n]! * SECTOR, bytes);
-      const pieces = copyPieces(work.source, entry * SECTOR, places[n]! * SECTOR, work.ownBytes(entry));
+      const pieces = copyPieces(work.source, entry * SECTOR, places[n]! * SECTOR, work.room.ownBytes(entry));
       let done = n * bytes;
       for (const copied of pieces) {
         done += copied;
@@ -96,7 +96,7 @@ function unitBytes({ table, parts }: Rework): ByteCount {
 function hasRoomBelow(work: Rework, at: number, bytes: ByteCount): boolean {
   const { starts } = work.list;
   if (starts.length > 0 && starts[starts.length - 1]! * SECTOR > at) return false;
-  for (const [from, end] of work.gaps()) {
+  for (const [from, end] of work.room.gaps()) {
     if (from >= at) return false;
     if (end - from >= bytes) return true;
   }

@@ -33,8 +33,9 @@ export function misplacedBlocks(work: Rework): Misplaced[] {
     const how = placement(layout, block, entry);
     if (how === FITS) continue;
     const start = entry * SECTOR;
-    const isThere = how === BEYOND_END && start + layout.bitmapBytes < limit && work.isUnused(start, limit);
-    if (isThere) work.reserve(start, limit);
+    const isThere =
+      how === BEYOND_END && start + layout.bitmapBytes < limit && work.room.isUnused(start, limit);
+    if (isThere) work.room.reserve(start, limit);
     found.push({ block, entry, there: isThere ? limit - start : 0 });
   }
   return found;

@@ -100,7 +100,7 @@ function wholeLast(work: Rework): void {
   const used = usedBytes(layout, blockCount - 1);
   const entry = blockCount === 0 ? UNALLOCATED : work.entry(blockCount - 1);
   if (entry === UNALLOCATED || used === blockSize) return;
-  if (work.ownBytes(entry) === blockBytes(layout)) {
+  if (work.room.ownBytes(entry) === blockBytes(layout)) {
     work.zero(entry * SECTOR + bitmapBytes + used, blockSize - used);
     return;
   }
@@ -133,9 +133,9 @@ function lengthen(work: Rework, entries: number): void {
 
 /** Whether nobody uses these bytes of the file, or those behind its end. */
 function isFree(work: Rework, from: number, end: number): boolean {
-  if (from >= work.end) return true;
-  for (const [start, stop] of work.gaps()) {
-    if (start <= from && from < stop) return end <= stop || stop >= work.end;
+  if (from >= work.room.end) return true;
+  for (const [start, stop] of work.room.gaps()) {
+    if (start <= from && from < stop) return end <= stop || stop >= work.room.end;
     if (start > from) return false;
   }
   return false;

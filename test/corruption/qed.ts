@@ -152,6 +152,22 @@ const ENTRIES: readonly Corruption[] = [
     lostBytes: CLUSTER,
   },
   {
+    name: 'two entries with one cluster, another names what is right behind the end of the file',
+    make: () => {
+      const file = patched(SOUND, L2 + 8, BigInt(layout.data.get(0)!));
+      file.set(u64(BigInt(file.length)), L2 + 16);
+      return { file };
+    },
+    found: { as: 'error', text: /L2 entry 2 .* beyond the end of the file/ },
+    mendedBy: 'all',
+    mended: (() => {
+      const disk = zeroed(qedDisk(SOUND), 1, 2);
+      disk.copyWithin(CLUSTER, 0, CLUSTER);
+      return disk;
+    })(),
+    lostBytes: CLUSTER,
+  },
+  {
     name: 'data cluster of which the file has only a part',
     make: () => ({ file: qedBytes(SOUND).subarray(0, -1000) }),
     found: { as: 'error', text: /the last 1000 bytes of the data cluster at 0x7000 are missing/ },

@@ -128,6 +128,23 @@ const corruptions: Corruption[] = [
     lostBytes: K,
   },
   {
+    name: 'two entries name one block, another what is right behind the end of the file',
+    make: () => {
+      const { file } = damaged({ map: [1, FREE, 0, FREE, FREE], blockSize: K }, (view) => {
+        entry(1, 1)(view);
+        entry(4, 2)(view);
+      });
+      return { file };
+    },
+    found: { as: 'error', text: /entry 4 at 0x210: physical block 2 is at/ },
+    mendedBy: 'all',
+    mended: (() => {
+      const { disk } = damaged({ map: [1, FREE, 0, FREE, FREE], blockSize: K });
+      return withBlock(disk, 1, 0);
+    })(),
+    lostBytes: K,
+  },
+  {
     name: 'the file ends within a block',
     make: () => ({ file: shortened(sound, 100).file }),
     found: { as: 'error', text: new RegExp(`${MISSING} 0x2400 to 0x3400, the file ends at 0x339c`) },

@@ -369,6 +369,52 @@ const tables: readonly Corruption[] = [
     mended: disk.slice().fill(0, 2 * BLOCK - 1024, 2 * BLOCK),
     lostBytes: 1024,
   },
+  {
+    name: 'BAT entries right behind the end of the file, of a child',
+    make: () => {
+      // As the file grows for one of them, there would be room where the others say that they are.
+      const end = encodeDynamic(childSpec).file.length / 512 - 1;
+      return child((view, file) => [1, 2, 4, 5].forEach((n) => void entry(n, end + (5 - n) * 9)(view, file)));
+    },
+    found: { as: 'error', text: /block 5: .*expected it to end before/ },
+    mendedBy: 'all',
+    mended: without(childDisk, 1, 2, 4, 5),
+    lostBytes: 4 * BLOCK,
+  },
+  {
+    name: 'block that reaches over the footer, another behind it, of a child whose table does not start at a sector',
+    make: () => {
+      const whole = encodeDynamic(childSpec).file;
+      const at = CHILD_FIRST + PLACE + 512 + 1024;
+      const file = new Uint8Array(at + 512);
+      file.set(whole.subarray(0, at));
+      file.set(whole.subarray(-512), at);
+      const view = new DataView(file.buffer);
+      entry(5, at / 512 + 1)(view, file);
+      file.copyWithin(TABLE + 64, TABLE, TABLE + 24);
+      view.setBigUint64(HEADER + 16, BigInt(TABLE + 64));
+      seal(file, HEADER, 1024, 36);
+      return { file, parent };
+    },
+    found: { as: 'error', text: /block 3: .*expected it to end before/ },
+    mendedBy: 'all',
+    mended: without(childDisk.slice().fill(0, 3 * BLOCK + 1024, 3 * BLOCK + 5 * 512), 5),
+    lostBytes: BLOCK - 1024 + BLOCK,
+  },
+  {
+    name: 'two BAT entries name one block, another names what is right behind the end of the file',
+    make: () => {
+      const end = encodeDynamic(spec).file.length / 512 - 1;
+      return closed(spec, (view, file) => {
+        entry(4, FIRST / 512)(view, file);
+        entry(5, end)(view, file);
+      });
+    },
+    found: { as: 'error', text: /block 5: .*expected it to end before/ },
+    mendedBy: 'all',
+    mended: disk.slice().copyWithin(4 * BLOCK, 0, BLOCK),
+    lostBytes: BLOCK,
+  },
   lossless(
     'two BAT entries name one block',
     () => {

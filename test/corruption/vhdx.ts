@@ -204,6 +204,40 @@ const corruptions: readonly Corruption[] = [
     mendedBy: 'lossless',
   },
   {
+    name: 'BAT entries: two of one place, another right behind the end of the file',
+    make: broken((file) => {
+      entry(1, 6, 4)(file);
+      entry(2, 6, 5)(file);
+      file.size = 5 * MIB;
+    }),
+    found: { as: 'error', text: /entry 2 .* beyond the end of the file/ },
+    mendedBy: 'all',
+    mended: without(2 * MIB, MIB).copyWithin(MIB, 0, MIB),
+    lostBytes: MIB,
+  },
+  {
+    name: 'BAT entries: two of one place, the file cut short in another',
+    make: broken((file) => {
+      entry(1, 6, 4)(file);
+      file.size = 5 * MIB + 8192;
+    }),
+    found: { as: 'error', text: /entry 2 .* beyond the end of the file/ },
+    mendedBy: 'all',
+    mended: without(2 * MIB + 8192, MIB - 8192).copyWithin(MIB, 0, MIB),
+    lostBytes: MIB - 8192,
+  },
+  {
+    name: 'BAT entries: two of one place, another partially present without a parent',
+    make: broken((file) => {
+      entry(1, 6, 4)(file);
+      entry(2, 7, 5)(file);
+    }),
+    found: { as: 'error', text: /entry 2 .* state is 7/ },
+    mendedBy: 'all',
+    mended: disk.slice().copyWithin(MIB, 0, MIB),
+    lostBytes: MIB,
+  },
+  {
     name: 'BAT entry: partially present without a parent',
     make: broken(entry(0, 7, 4)),
     found: { as: 'error', text: /entry 0 .* state is 7/ },

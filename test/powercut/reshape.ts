@@ -37,7 +37,7 @@ export interface ReshapeCase {
 const pool = new PagePool(PagePool.seed(1 << 18));
 const report = (): void => {};
 
-const contextOf = ({ options = {} }: ReshapeCase): OpenContext => ({
+export const contextOf = ({ options = {} }: ReshapeCase): OpenContext => ({
   tables: new TableAllocator(),
   report,
   options: new Map(Object.entries(options)),

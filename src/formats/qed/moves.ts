@@ -4,16 +4,14 @@
  * are written, in any order, old place and new hold the same.
  */
 
-import { type ByteCount, type HostOffset, hex } from '../../base/units.ts';
-import { must } from '../../image/must.ts';
+import type { ByteCount } from '../../base/units.ts';
+import { copyPieces } from '../../image/copy.ts';
 import type { ReshapeStep } from '../../image/reshape.ts';
 import { EntryChanges, type QedJob, STEP_BYTES } from './job.ts';
 
 /** A batch is done when it has as much as this: two flushes for it. */
 const BATCH_BYTES = 256 << 20;
 const BATCH_MOVES = 16384;
-/** Bytes that are copied at once. */
-const PIECE = 1 << 20;
 
 interface Move {
   /** Numbers of the first cluster. */
@@ -44,7 +42,6 @@ export class Moves {
   #moves: Move[] = [];
   #bytes = 0;
   #sinceStep = 0;
-  #piece: Uint8Array | undefined;
 
   /** `moved` is told, when a batch is stable, of the places that nothing names any more. */
   constructor(job: QedJob, tally: Tally, moved: (from: number, clusters: number) => void) {
@@ -82,43 +79,18 @@ export class Moves {
     yield this.#tally.step;
   }
 
-  /** Copies clusters; holes of the file stay holes, and what the file does not have is zeros. */
+  /** Copies clusters; the file has room for them afterwards. */
   *copy(from: number, to: number, clusters: number): Generator<ReshapeStep, void, undefined> {
     const { geometry, source } = this.#job;
     const { clusterSize } = geometry;
-    const length = clusters * clusterSize;
-    const shift = (to - from) * clusterSize;
-    const start = from * clusterSize;
-    this.#piece ??= new Uint8Array(PIECE);
-    for (let at = start; at < start + length; ) {
-      const data = Math.min(source.nextData(at as HostOffset), start + length);
-      // A hole in whole clusters: else a piece is read, zeros and all.
-      const hole = data >= source.size ? start + length - at : Math.floor((data - at) / 4096) * 4096;
-      if (hole > 0) {
-        this.#zero(at + shift, hole);
-        at += hole;
-        continue;
-      }
-      const count = Math.min(PIECE, start + length - at);
-      const moved = source.readAt(this.#piece, 0, count, at as HostOffset);
-      must(moved, source, `${count} bytes at ${hex(at)} cannot be read`);
-      this.#piece.fill(0, moved, count);
-      const status = source.writeAt(this.#piece, 0, count, (at + shift) as HostOffset, 'payload.write');
-      must(status, source, `${count} bytes at ${hex(at + shift)} cannot be written`);
-      at += count;
-      this.#tally.done += count;
-      this.#sinceStep += count;
+    const end = (to + clusters) * clusterSize;
+    if (end > source.size) this.#job.setSize(end);
+    for (const bytes of copyPieces(source, from * clusterSize, to * clusterSize, clusters * clusterSize)) {
+      this.#tally.done += bytes;
+      this.#sinceStep += bytes;
       if (this.#sinceStep < STEP_BYTES) continue;
       this.#sinceStep = 0;
       yield this.#tally.step;
     }
-  }
-
-  #zero(at: number, length: ByteCount): void {
-    const { source } = this.#job;
-    if (at + length > source.size) this.#job.setSize(at + length);
-    const status = source.zero(at as HostOffset, length, 'punch', 'payload.zero');
-    must(status, source, `${length} bytes at ${hex(at)} cannot be zeroed`);
-    this.#tally.done += length;
   }
 }

@@ -10,17 +10,17 @@
  * Whatever a crash lets through, an entry names its old place, which nobody writes to, or a copy that is stable.
  */
 
-import { type ByteCount, type HostOffset, MIB } from '../../base/units.ts';
-import { must } from '../../image/must.ts';
+import { type ByteCount, MIB } from '../../base/units.ts';
+import { copyPieces } from '../../image/copy.ts';
 import type { ReshapeStep, Reshaping } from '../../image/reshape.ts';
 import { cover } from './places.ts';
 import type { WholeVdi } from './whole.ts';
 
-/** Of the blocks between two steps. */
-const PIECE = 4 * MIB;
+/** Bytes between two steps, of which blocks may be tiny. */
+const STEP = 4 * MIB;
 /** Copied between two flushes: few of them for large images, little to do again after a crash. */
 const BATCH = 256 * MIB;
-/** Moves of a batch, where blocks are tiny or hold nothing. */
+/** Moves of a batch, where blocks are tiny. */
 const BATCH_ENTRIES = 65_536;
 
 export interface Move {
@@ -53,19 +53,17 @@ export function* relocate(image: WholeVdi, moves: readonly Move[], work: Work): 
   const end = moves.reduce((most, { to }) => Math.max(most, to), 0) + 1;
   image.reach(image.placeOf(end));
   cover(image, end);
-  const buffer = new Uint8Array(Math.min(stride, MIB));
   let first = 0;
   let copied = 0;
   let since = 0;
   for (const [index, { from, to }] of moves.entries()) {
-    for (let done = 0; done < stride; done += PIECE) {
-      const count = Math.min(PIECE, stride - done);
-      copied += copy(image, image.placeOf(from) + done, image.placeOf(to) + done, count, buffer);
-      since += count;
-      if (since < PIECE) continue;
+    for (const bytes of copyPieces(image.source, image.placeOf(from), image.placeOf(to), stride)) {
+      since += bytes;
+      if (since < STEP) continue;
       yield work.step(since);
       since = 0;
     }
+    copied += stride;
     const next = index + 1;
     if (copied < BATCH && next - first < BATCH_ENTRIES && next < moves.length) continue;
     name(image, moves.slice(first, next));
@@ -81,45 +79,4 @@ function name(image: WholeVdi, moves: readonly Move[]): void {
   for (const { block, to } of moves) image.set(block, to);
   image.writeEntries();
   image.flush();
-}
-
-/** Holes of the file stay holes. The file may end within what is copied: what it lacks is zeros. Returns bytes written. */
-function copy(
-  { source }: WholeVdi,
-  from: number,
-  to: number,
-  length: ByteCount,
-  buffer: Uint8Array,
-): ByteCount {
-  const end = Math.min(from + length, source.size);
-  const first = source.nextData(from as HostOffset);
-  const isSolid = first === from && end === from + length && source.nextHole(first) >= end;
-  if (!isSolid && source.nextData(to as HostOffset) < to + length) {
-    must(source.zero(to as HostOffset, length, 'punch', 'payload.zero'), source, 'a block cannot be moved');
-  }
-  let copied = 0;
-  for (let data = first, next: number; data < end; data = source.nextData(next as HostOffset)) {
-    const hole = source.nextHole(data);
-    next = hole > data ? Math.min(hole, end) : end;
-    copyData(source, data, to + (data - from), next - data, buffer);
-    copied += next - data;
-  }
-  return copied;
-}
-
-function copyData(
-  source: WholeVdi['source'],
-  from: number,
-  to: number,
-  length: ByteCount,
-  buffer: Uint8Array,
-): void {
-  for (let done = 0; done < length; done += buffer.length) {
-    const count = Math.min(buffer.length, length - done);
-    const moved = source.readAt(buffer, 0, count, (from + done) as HostOffset);
-    must(moved, source, 'a block cannot be read');
-    buffer.fill(0, moved, count);
-    const status = source.writeAt(buffer, 0, count, (to + done) as HostOffset, 'payload.write');
-    must(status, source, 'a block cannot be moved');
-  }
 }

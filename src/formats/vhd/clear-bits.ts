@@ -57,7 +57,7 @@ export function dataUnderClear(
 }
 
 /**
- * Zeros where readers that ignore bitmaps would see anything else. Nothing is flushed: who reads by the bitmaps sees
+ * Zeros where readers that ignore bitmaps would see anything else. Not flushed: who reads by the bitmaps sees
  * no difference. `found` is told of each block, and where its first such sector is in the file.
  */
 export function* zeroUnderClearBits(
@@ -82,12 +82,11 @@ export function* zeroUnderClearBits(
   });
 }
 
-/** Sets all bits of every block that is there: of an image whose bitmaps count for nothing. Flushed. */
+/** Sets all bits of every block that is there: of an image whose bitmaps count for nothing. Not flushed. */
 export function* fillBitmaps(work: Rework): Generator<ReshapeStep, void, undefined> {
   yield* eachBitmap(work, (block, entry, bitmap) => {
     if (bitmap.isFull(block)) return;
     bitmap.fill(Math.ceil(usedBytes(work.layout, block) / SECTOR));
     must(bitmap.write(entry), work.source, `the bitmap of block ${block} cannot be written`);
   });
-  work.flush();
 }

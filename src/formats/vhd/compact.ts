@@ -8,6 +8,7 @@
  */
 
 import { type ByteCount, MIB } from '../../base/units.ts';
+import { copyPieces } from '../../image/copy.ts';
 import type { OpenContext } from '../../image/driver.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import { unusedOf } from './check.ts';
@@ -41,7 +42,7 @@ export function* compact(source: BlockSource, context: OpenContext): Steps {
 function* lowerBlocks(work: Rework): Steps {
   const order = work.blocksByPlace();
   const places: number[] = [];
-  for (const place of freePlaces(work.layout, work.gaps())) {
+  for (const place of freePlaces(work.layout, work.room.gaps())) {
     const top = order.length - 1 - places.length;
     if (top < 0 || place >= work.entry(order[top]!)) break;
     places.push(place);
@@ -54,8 +55,12 @@ function* lowerBlocks(work: Rework): Steps {
     for (let n = first; n < end; n += 1) {
       const entry = work.entry(order[order.length - 1 - n]!);
       work.zero(places[n]! * SECTOR, bytes);
-      work.copy(entry * SECTOR, places[n]! * SECTOR, work.ownBytes(entry));
-      yield { done: n * bytes, total };
+      const pieces = copyPieces(work.source, entry * SECTOR, places[n]! * SECTOR, work.room.ownBytes(entry));
+      let done = n * bytes;
+      for (const copied of pieces) {
+        done += copied;
+        yield { done, total };
+      }
     }
     work.flush();
     for (let n = first; n < end; n += 1) work.setEntry(order[order.length - 1 - n]!, places[n]!);
@@ -91,7 +96,7 @@ function unitBytes({ table, parts }: Rework): ByteCount {
 function hasRoomBelow(work: Rework, at: number, bytes: ByteCount): boolean {
   const { starts } = work.list;
   if (starts.length > 0 && starts[starts.length - 1]! * SECTOR > at) return false;
-  for (const [from, end] of work.gaps()) {
+  for (const [from, end] of work.room.gaps()) {
     if (from >= at) return false;
     if (end - from >= bytes) return true;
   }

@@ -14,7 +14,6 @@ export function moveLocators(work: Rework): void {
     work.writeSectors(to, work.read(at, end - at), 'header.write');
     moved.set(at, to);
   }
-  work.flush();
   setLocators(work, (entry) => {
     const to = moved.get(Number(entry.offset));
     if (to === undefined) return entry;
@@ -36,7 +35,10 @@ export function locatorEntries({ parts }: Rework): LocatorEntry[] {
   );
 }
 
-/** Has the header hold what `change` makes of its locators; undefined for an unused slot. */
+/**
+ * Has the header hold what `change` makes of its locators; undefined for an unused slot. They lie in its second sector, so
+ * that it happens with the footers, when what was written before is stable.
+ */
 export function setLocators(work: Rework, change: (entry: LocatorEntry) => LocatorEntry | undefined): void {
   const bytes = work.parts.placed.header.parentLocators.slice();
   locatorEntries(work).forEach((entry, n) => {

@@ -41,17 +41,16 @@ export function* rebase(source: BlockSource, parent: NewParent | undefined, cont
   const at = work.take(endOfLocators(locatorsOf(parent, 0), 0));
   const locators = locatorsOf(parent, at);
   for (const { piece, data } of locators) work.writeSectors(piece.at, data, 'header.write');
-  work.flush();
   const order = work.layout.bitOrder === 'lsb' ? 'little' : 'big';
   setParent(work, parentFields(parent, locators, order), TYPE_DIFFERENCING);
 }
 
 function* standAlone(work: Rework): Steps {
   yield* zeroUnderClearBits(work);
-  work.flush();
   setParent(work, parentFields(undefined, []), TYPE_DYNAMIC);
 }
 
+/** What was written before is stable before it happens. */
 function setParent(work: Rework, fields: ReturnType<typeof parentFields>, type: number): void {
   const { at } = headerStruct;
   work.setHeader(

@@ -4,12 +4,16 @@
  */
 
 import { type ByteCount, hex } from '../../base/units.ts';
+import { copyBytes } from '../../image/copy.ts';
 import { must } from '../../image/must.ts';
 import type { Tell } from './repair-footer.ts';
 import type { Rework } from './rework.ts';
 import { blockBytes, blockEnd } from './space.ts';
 import { SECTOR, UNALLOCATED } from './structs.ts';
 import { BEYOND_END, BitmapReader, FITS, placement, usedBytes } from './table.ts';
+
+/** The sector of the footer's copy. */
+const NOWHERE = 0;
 
 export interface Misplaced {
   readonly block: number;
@@ -29,44 +33,56 @@ export function misplacedBlocks(work: Rework): Misplaced[] {
     const how = placement(layout, block, entry);
     if (how === FITS) continue;
     const start = entry * SECTOR;
-    const isThere = how === BEYOND_END && start + layout.bitmapBytes < limit && work.isUnused(start, limit);
-    if (isThere) work.reserve(start, limit);
+    const isThere =
+      how === BEYOND_END && start + layout.bitmapBytes < limit && work.room.isUnused(start, limit);
+    if (isThere) work.room.reserve(start, limit);
     found.push({ block, entry, there: isThere ? limit - start : 0 });
   }
   return found;
 }
 
 /**
- * What is in the file of such a block is kept; the rest becomes zeros. In a differencing image these are zeros of its
- * own, never the parent's bytes; where the bitmap is there and says that the parent shows, it does.
+ * The file may grow after this: no entry names what is behind its end any more, and would come to name what is put there.
+ * Of a block that is in the file in part the footer makes way for the rest, zeros; where its bitmap says that the parent
+ * shows, it does. The others become zeros; in a differencing image, where that takes a place, `fillMisplaced` does it, and
+ * until then the entry names a sector where no block ever is. (The table may not start at a sector yet: as long as its
+ * entries do not lie across sectors none of them can be torn.)
  */
-export function mendMisplaced(work: Rework, misplaced: readonly Misplaced[], tell: Tell): void {
+export function fenceMisplaced(work: Rework, misplaced: readonly Misplaced[]): void {
   const { layout, parts } = work;
-  const kept = misplaced.filter(({ there }) => there > 0 || parts.parent !== undefined);
-  const places = work.takeBlocks(kept.length);
-  const bitmap = new BitmapReader(work.source, layout);
-  kept.forEach(({ block, entry, there }, n) => {
-    if (there > 0) work.copy(entry * SECTOR, places[n]! * SECTOR, there);
-    else {
-      bitmap.bytes.fill(0);
-      bitmap.fill(Math.ceil(usedBytes(layout, block) / SECTOR));
-      must(bitmap.write(places[n]!), work.source, `the bitmap of block ${block} cannot be written`);
-    }
-  });
-  work.flush();
   // Not to be called full by a batmap: what lacks its bits is not.
   const blocks = new Set(misplaced.map(({ block }) => block));
   work.clearMap((block) => blocks.has(block));
-  for (const { block } of misplaced) work.setEntry(block, UNALLOCATED);
-  kept.forEach(({ block }, n) => void work.setEntry(block, places[n]!));
+  for (const { block, there } of misplaced) {
+    if (there === 0) work.setEntry(block, parts.parent === undefined ? UNALLOCATED : NOWHERE);
+  }
+  work.writeTable();
+  // There is no other: two would overlap.
+  const last = misplaced.find(({ there }) => there > 0);
+  if (last !== undefined) work.moveEnd(last.entry * SECTOR + blockBytes(layout));
+}
+
+/** What `fenceMisplaced` left: in a differencing image blocks get zeros of their own, never the parent's bytes. */
+export function fillMisplaced(work: Rework, misplaced: readonly Misplaced[], tell: Tell): void {
+  const { layout, parts } = work;
+  const lost = misplaced.filter(({ there }) => there === 0 && parts.parent !== undefined);
+  const places = work.takeBlocks(lost.length);
+  const bitmap = new BitmapReader(work.source, layout);
+  lost.forEach(({ block }, n) => {
+    bitmap.bytes.fill(0);
+    bitmap.fill(Math.ceil(usedBytes(layout, block) / SECTOR));
+    must(bitmap.write(places[n]!), work.source, `the bitmap of block ${block} cannot be written`);
+    work.setEntry(block, places[n]!);
+  });
+  work.flush();
   work.writeTable();
   for (const { block, entry, there } of misplaced) {
     const used = usedBytes(layout, block);
-    const lost = there === 0 ? used : used - (there - layout.bitmapBytes);
-    const what = there === 0 ? 'it reads as zeros' : `its last ${lost} bytes read as zeros`;
+    const missing = there === 0 ? used : used - (there - layout.bitmapBytes);
+    const what = there === 0 ? 'it reads as zeros' : `its last ${missing} bytes read as zeros`;
     tell(
       `VHD block ${block}: its table entry said sector ${hex(entry)}, where no block can be; ${what}`,
-      lost,
+      missing,
     );
   }
 }
@@ -87,7 +103,7 @@ export function separateBlocks(work: Rework, tell: Tell): void {
   const before = moved.map((block) => work.entry(block));
   before.forEach((entry, n) => {
     const start = entry * SECTOR;
-    work.copy(start, places[n]! * SECTOR, Math.min(blockBytes(layout), limit - start));
+    copyBytes(work.source, start, places[n]! * SECTOR, Math.min(blockBytes(layout), limit - start));
   });
   work.flush();
   moved.forEach((block, n) => void work.setEntry(block, places[n]!));

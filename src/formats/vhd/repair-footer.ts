@@ -11,6 +11,7 @@ import { must } from '../../image/must.ts';
 import type { RepairScope } from '../../image/reshape.ts';
 import { type BlockSource, readExactly } from '../../source/block-source.ts';
 import { isAhead, isGeometryAbove } from './check.ts';
+import { flush, writeFooter, writeFooters } from './checked-file.ts';
 import {
   type FooterCopy,
   findFooter,
@@ -22,7 +23,7 @@ import {
 } from './footer.ts';
 import type { VhdImage } from './image.ts';
 import { placeOfTail } from './prepare.ts';
-import { flush, reopen, writeFooter, writeFooters } from './rework.ts';
+import { reopen } from './rework.ts';
 import { blockEnd, endOfUse, listBlocks, reservedRanges } from './space.ts';
 import { FEATURE_TEMPORARY, footerStruct, SECTOR, TYPE_FIXED, UNALLOCATED, VERSION_1_0 } from './structs.ts';
 import { tableLoader, usedBytes } from './table.ts';

@@ -1,7 +1,7 @@
 /**
- * Mending a VHD. In this order: footers, header, table, batmap, locators, what lies under clear bits, and at the end
- * space that nobody uses, once the image is sound. An entry that names nothing in the file could come to name what the
- * file grows by: as long as there is one, nothing is done that lets it grow.
+ * Mending a VHD. In this order: footers, entries that name nothing, header, the table's place, overlaps, batmap, locators,
+ * what lies under clear bits, and at the end space that nobody uses, once the image is sound. An entry that names nothing
+ * in the file could come to name what the file grows by: as long as there is one, nothing is done that lets it grow.
  */
 
 import { quoted } from '../../base/text.ts';
@@ -16,7 +16,7 @@ import { checkVhd } from './check.ts';
 import { eachBitmap, zeroUnderClearBits } from './clear-bits.ts';
 import { compact } from './compact.ts';
 import { type LocatorEntry, locatorEntries, moveLocators, NO_LOCATOR, setLocators } from './locators.ts';
-import { mendMisplaced, misplacedBlocks, separateBlocks } from './repair-blocks.ts';
+import { fenceMisplaced, fillMisplaced, misplacedBlocks, separateBlocks } from './repair-blocks.ts';
 import { mendFooters, type Tell } from './repair-footer.ts';
 import { Rework, reopen, type Steps } from './rework.ts';
 import { blockWithin } from './space.ts';
@@ -51,9 +51,18 @@ function* mendTables(source: BlockSource, scope: RepairScope, context: OpenConte
   if (state.kind === 'fixed' || found.tailAt === undefined) return;
   const { size } = source;
   let work = Rework.openDamaged(source, context);
-  mendHeader(work, tell);
   const misplaced = misplacedBlocks(work);
-  if (misplaced.length > 0 && scope !== 'all') return;
+  if (misplaced.length > 0 && scope !== 'all') {
+    // Another header would be put behind the end of the file.
+    if (work.parts.placed.at % SECTOR === 0) mendHeader(work, tell);
+    return;
+  }
+  if (misplaced.length > 0) {
+    fenceMisplaced(work, misplaced);
+    yield { done: 0, total: source.size };
+    work = Rework.openDamaged(source, context);
+  }
+  mendHeader(work, tell);
   if (work.layout.tableAt % SECTOR !== 0) {
     const { tableAt } = work.layout;
     work.moveTable(work.table, work.entries, work.parts.batmap?.map);
@@ -61,7 +70,7 @@ function* mendTables(source: BlockSource, scope: RepairScope, context: OpenConte
     work = Rework.openDamaged(source, context);
   }
   yield { done: 0, total: source.size };
-  if (misplaced.length > 0) mendMisplaced(work, misplaced, tell);
+  if (misplaced.length > 0) fillMisplaced(work, misplaced, tell);
   work = Rework.openDamaged(source, context);
   separateBlocks(work, tell);
   yield { done: 0, total: source.size };

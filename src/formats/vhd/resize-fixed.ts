@@ -18,9 +18,10 @@ import type { ByteCount } from '../../base/units.ts';
 import { hostOffset, roundUp } from '../../base/units.ts';
 import { must } from '../../image/must.ts';
 import type { BlockSource } from '../../source/block-source.ts';
+import { flush, writeFooter } from './checked-file.ts';
 import { withSize } from './footer.ts';
 import type { VhdImage } from './image.ts';
-import { flush, type Steps, writeFooter } from './rework.ts';
+import type { Steps } from './rework.ts';
 import { SECTOR } from './structs.ts';
 
 /** `size` is a multiple of 512. The image may be written (prepare.ts). */

@@ -1,18 +1,18 @@
 /**
- * Another size for a disk. Fixed images: resize-fixed.ts. Those with a table (each step stable before the next; how a
- * step is one instant: rework.ts):
+ * Another size for a disk. Fixed images: resize-fixed.ts. Those with a table (how a step is one instant: rework.ts):
  *
  *   larger    1. a last block that was shorter gets room for all of it, and zeros behind the old end
  *             2. what the table has behind the old end names nothing; where it is too short, a longer one takes its place
  *             3. where a longer parent would show, zeros are put into the blocks there, and their bits set
- *             4. both footers get the new size, and the largest geometry, by which every reader goes by it
- *   smaller   1. the footers
+ *             4. when all of it is stable, both footers get the new size, and the largest geometry, by which every reader goes by it
+ *   smaller   1. the footers; stable
  *             2. what the table has behind the end names nothing
  *             3. the file is cut off behind the last block in use
  */
 
 import { ImageError, unsupported } from '../../base/errors.ts';
 import { type ByteCount, formatSize, roundUp } from '../../base/units.ts';
+import { copyBytes } from '../../image/copy.ts';
 import { MAX_SCANNED_WORDS } from '../../image/count.ts';
 import { checkDiskSize } from '../../image/create.ts';
 import type { OpenContext } from '../../image/driver.ts';
@@ -100,13 +100,12 @@ function wholeLast(work: Rework): void {
   const used = usedBytes(layout, blockCount - 1);
   const entry = blockCount === 0 ? UNALLOCATED : work.entry(blockCount - 1);
   if (entry === UNALLOCATED || used === blockSize) return;
-  if (work.ownBytes(entry) === blockBytes(layout)) {
+  if (work.room.ownBytes(entry) === blockBytes(layout)) {
     work.zero(entry * SECTOR + bitmapBytes + used, blockSize - used);
-    work.flush();
     return;
   }
   const sector = work.takeBlocks(1)[0]!;
-  work.copy(entry * SECTOR, sector * SECTOR, bitmapBytes + used);
+  copyBytes(work.source, entry * SECTOR, sector * SECTOR, bitmapBytes + used);
   work.flush();
   work.setEntry(blockCount - 1, sector);
   work.writeTable();
@@ -134,9 +133,9 @@ function lengthen(work: Rework, entries: number): void {
 
 /** Whether nobody uses these bytes of the file, or those behind its end. */
 function isFree(work: Rework, from: number, end: number): boolean {
-  if (from >= work.end) return true;
-  for (const [start, stop] of work.gaps()) {
-    if (start <= from && from < stop) return end <= stop || stop >= work.end;
+  if (from >= work.room.end) return true;
+  for (const [start, stop] of work.room.gaps()) {
+    if (start <= from && from < stop) return end <= stop || stop >= work.room.end;
     if (start > from) return false;
   }
   return false;
@@ -161,7 +160,6 @@ function* fillWithZeros(work: Rework, from: number, end: number): Steps {
       // Zeros lie there since `wholeLast`; the bits are behind the end of the disk.
       if (bitmap.read(entry) < 0) throw new ImageError('io', `${work.source.label}: a bitmap cannot be read`);
       setBits(entry, (from % blockSize) / SECTOR, sectorsIn(block, end, blockSize));
-      work.flush();
       block += 1;
     }
   }
@@ -173,6 +171,7 @@ function* fillWithZeros(work: Rework, from: number, end: number): Steps {
       const first = block + n === Math.floor(from / blockSize) ? (from % blockSize) / SECTOR : 0;
       setBits(entry, first, sectorsIn(block + n, end, blockSize));
     });
+    // The disk may end within the first of them.
     work.flush();
     places.forEach((entry, n) => void work.setEntry(block + n, entry));
     work.writeTable();

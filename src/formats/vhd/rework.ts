@@ -1,6 +1,6 @@
 /**
- * A dynamic or differencing image while it is changed as a whole: its footers, its header, its table in memory, and
- * what room there is. Every change keeps the image whole at each instant:
+ * A dynamic or differencing image while it is changed as a whole: its footers, its header, its batmap, its table in
+ * memory, and its end. Every change keeps the image whole at each instant:
  *
  *   footers   two sectors of the same content. The copy at the start is written and made stable first, then the one
  *             at the end, which decides (footer.ts): the change happens with that one sector.
@@ -15,31 +15,20 @@
  * What is given up by one step is used again only by another Rework, opened after that step is stable.
  */
 
-import { EIO } from '../../base/errno.ts';
-import { ImageError } from '../../base/errors.ts';
-import { type ByteCount, type HostOffset, hostOffset, KIB, MIB, roundUp } from '../../base/units.ts';
+import { type ByteCount, hostOffset, MIB, roundUp } from '../../base/units.ts';
 import type { OpenContext } from '../../image/driver.ts';
 import { must } from '../../image/must.ts';
 import type { ReshapeStep } from '../../image/reshape.ts';
 import { TableAllocator } from '../../shared/paged-table.ts';
-import { type BlockSource, readExactly } from '../../source/block-source.ts';
+import type { BlockSource } from '../../source/block-source.ts';
 import { type Batmap, batmapLength, encodeBatmap, resealBatmap } from './batmap.ts';
+import { CheckedFile, writeFooter, writeFooters } from './checked-file.ts';
 import { checksumOf, stampFooter } from './footer.ts';
 import type { DynamicParts, VhdImage } from './image.ts';
 import { openVhd } from './open.ts';
 import { type BlockEdit, placeOfTail } from './prepare.ts';
-import {
-  type BlockList,
-  blockBytes,
-  blockWithin,
-  endOfUse,
-  freePlaces,
-  gaps,
-  LAST_SECTOR,
-  listBlocks,
-  nextPlace,
-  reservedRanges,
-} from './space.ts';
+import { Room } from './room.ts';
+import { type BlockList, blockBytes, listBlocks, reservedRanges } from './space.ts';
 import { footerStruct, headerStruct, SECTOR, UNALLOCATED, VHD_EPOCH } from './structs.ts';
 import { FITS, type Layout, placement } from './table.ts';
 import type { DynamicState } from './translator.ts';
@@ -56,28 +45,7 @@ export function reopen(source: BlockSource, context: OpenContext): VhdImage {
 /** Seconds since the epoch of Unix. */
 const now = (): number => Math.floor(Date.now() / 1000);
 
-/** Writes the footer `bytes` at `at` in one sector. Throws ImageError; then the file is as long as it was. */
-export function writeFooter(source: BlockSource, bytes: Uint8Array, at: number): void {
-  const { size } = source;
-  const status = source.writeAt(bytes, 0, SECTOR, hostOffset(at), 'footer.write');
-  if (status < 0 && source.size > size) source.setSize(size);
-  must(status, source, `its footer at 0x${at.toString(16)} cannot be written`);
-}
-
-export function flush(source: BlockSource): void {
-  must(source.flush(), source, 'what was written cannot be made stable');
-}
-
-/** Makes both footers `bytes`, the one at the end being at `tailAt`. */
-export function writeFooters(source: BlockSource, bytes: Uint8Array, tailAt: number): void {
-  writeFooter(source, bytes, 0);
-  flush(source);
-  writeFooter(source, bytes, tailAt);
-  flush(source);
-}
-
-export class Rework {
-  readonly source: BlockSource;
+export class Rework extends CheckedFile {
   readonly image: VhdImage;
   readonly layout: Layout;
   readonly parts: DynamicParts;
@@ -88,18 +56,17 @@ export class Rework {
   readonly #view: DataView;
   /** Sectors of the table that `setEntry` changed. */
   readonly #dirty = new Set<number>();
-  /** Host ranges in use beside blocks and metadata, those given out since included. */
-  readonly #reserved: number[];
+  readonly room: Room;
   #footer: Uint8Array;
   #header: Uint8Array;
 
   private constructor(source: BlockSource, image: VhdImage) {
-    this.source = source;
+    super(source);
     this.image = image;
     this.layout = (image.state as DynamicState).layout;
     this.parts = image.parts!;
     this.list = listBlocks(source, this.layout, this.entries, () => {});
-    this.#reserved = reservedRanges(this.parts);
+    this.room = new Room(source.label, this.layout, this.list, reservedRanges(this.parts));
     this.#footer = image.found.copy.bytes.slice();
     const { at } = this.parts.placed;
     this.#header = this.read(at, headerStruct.size);
@@ -190,89 +157,21 @@ export class Rework {
     return Uint32Array.from(keys.sort(), (key) => Number(key & 0xffffffffn));
   }
 
-  /** Bytes of the block at `sector` that are its own: all of it, but for a last one that is cut short by others. */
-  ownBytes(sector: number): ByteCount {
-    const start = sector * SECTOR;
-    let end = Math.min(start + blockBytes(this.layout), this.layout.limit[0]!);
-    const { starts } = this.list;
-    let low = 0;
-    let high = starts.length;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if (starts[middle]! <= sector) low = middle + 1;
-      else high = middle;
-    }
-    if (low < starts.length) end = Math.min(end, starts[low]! * SECTOR);
-    for (const of of [this.layout.metadata, this.#reserved]) {
-      for (let n = 0; n < of.length; n += 2) if (of[n]! > start) end = Math.min(end, of[n]!);
-    }
-    return end - start;
-  }
-
-  /** These bytes of the file are in use too. */
-  reserve(at: number, end: number): void {
-    this.#reserved.push(at, end);
-  }
-
-  /** Whether nothing that is known to be in use has bytes there. */
-  isUnused(at: number, end: number): boolean {
-    for (const of of [this.layout.metadata, this.#reserved]) {
-      for (let n = 0; n < of.length; n += 2) if (of[n]! < end && of[n + 1]! > at) return false;
-    }
-    return blockWithin(this.layout, this.list, at, end) === undefined;
-  }
-
-  gaps(): Generator<readonly [number, number]> {
-    return gaps(this.layout, this.list, this.#reserved, this.layout.limit[0]!);
-  }
-
-  /** Where the last of what is in use ends. */
-  get end(): number {
-    return endOfUse(this.layout, this.list, this.#reserved);
-  }
-
-  /** Gives out `bytes` bytes: in the first gap, else at the end. Returns the host offset; what lies there is anything. */
+  /** Gives out `bytes` bytes of the file, which it has then. Returns the host offset; what lies there is anything. */
   take(bytes: ByteCount): number {
     const length = roundUp(bytes, SECTOR);
-    let at: number | undefined;
-    for (const [from, end] of this.gaps()) {
-      if (end - roundUp(from, SECTOR) < length) continue;
-      at = roundUp(from, SECTOR);
-      break;
-    }
-    at ??= this.end;
+    const at = this.room.take(length);
     this.extend(at + length);
-    this.#reserved.push(at, at + length);
     return at;
   }
 
   /** Gives out `count` places of blocks: their sectors. All of each reads as zeros. Throws where there is no room. */
   takeBlocks(count: number): number[] {
-    const found: number[] = [];
-    for (const sector of freePlaces(this.layout, this.gaps())) {
-      if (found.length === count) break;
-      found.push(sector);
-    }
     const bytes = blockBytes(this.layout);
-    let end = this.end;
-    for (const sector of found) end = Math.max(end, sector * SECTOR + bytes);
-    while (found.length < count) {
-      const at = nextPlace(this.layout, end);
-      if (at / SECTOR > LAST_SECTOR) {
-        throw new ImageError('usage', `${this.source.label}: a VHD has no room for blocks behind 2 TiB`);
-      }
-      found.push(at / SECTOR);
-      end = at + bytes;
-    }
-    const before = this.end;
-    this.extend(end);
-    for (const sector of found) {
-      this.zero(sector * SECTOR, bytes);
-      if (sector * SECTOR < before) this.#reserved.push(sector * SECTOR, sector * SECTOR + bytes);
-    }
-    // Those at the end are one range, however many they are.
-    if (end > before) this.#reserved.push(before, end);
-    return found;
+    const sectors = this.room.takeBlocks(count);
+    this.extend(sectors.reduce((end, sector) => Math.max(end, sector * SECTOR + bytes), 0));
+    for (const sector of sectors) this.zero(sector * SECTOR, bytes);
+    return sectors;
   }
 
   /** The file reaches `end` and a footer behind it. */
@@ -283,9 +182,28 @@ export class Rework {
     this.layout.limit[0] = end;
   }
 
+  /**
+   * The file reaches `end`, and what it had from the footer on is zeros. Until the footer is at its new place the copy at
+   * the start serves. Throws ImageError; then the footer is where it was.
+   */
+  moveEnd(end: number): void {
+    const { source } = this;
+    const before = this.layout.limit[0]!;
+    this.zero(before, source.size - before);
+    this.flush();
+    try {
+      writeFooter(source, this.#footer, end);
+    } catch (problem) {
+      writeFooter(source, this.#footer, before);
+      throw problem;
+    }
+    this.flush();
+    this.layout.limit[0] = end;
+  }
+
   /** Cuts off what nobody uses at the end. A device keeps its size. */
   trim(): void {
-    const { end } = this;
+    const { end } = this.room;
     if (end >= this.layout.limit[0]!) return;
     if (this.source.size !== this.layout.limit[0]! + SECTOR) return;
     writeFooter(this.source, this.#footer, end);
@@ -324,13 +242,11 @@ export class Rework {
     } else {
       const other = this.take(headerStruct.size);
       this.write(other, bytes, 'header.write');
-      this.flush();
       this.setFooters((both) => {
         footer?.(both);
         both.setBigUint64(footerStruct.at.dataOffset, BigInt(other));
       });
       this.write(at, bytes, 'header.write');
-      this.flush();
       this.setFooters((both) => both.setBigUint64(footerStruct.at.dataOffset, BigInt(at)));
     }
     this.#header = bytes;
@@ -383,55 +299,6 @@ export class Rework {
     this.setHeader((view) => {
       view.setBigUint64(headerStruct.at.tableOffset, BigInt(at));
       view.setUint32(headerStruct.at.maxTableEntries, count);
-    });
-  }
-
-  write(at: number, bytes: Uint8Array, step: 'header.write' | 'table.write' | 'bitmap.write'): void {
-    for (let done = 0; done < bytes.length; done += PIECE) {
-      const count = Math.min(PIECE, bytes.length - done);
-      const status = this.source.writeAt(bytes, done, count, hostOffset(at + done), step);
-      must(status, this.source, `0x${(at + done).toString(16)} cannot be written`);
-    }
-  }
-
-  /** The same, with zeros up to the end of the last sector. */
-  writeSectors(at: number, bytes: Uint8Array, step: 'header.write' | 'bitmap.write'): void {
-    const whole = new Uint8Array(roundUp(Math.max(1, bytes.length), SECTOR));
-    whole.set(bytes);
-    this.write(at, whole, step);
-  }
-
-  zero(at: number, length: ByteCount): void {
-    const status = this.source.zero(hostOffset(at), length, 'punch', 'payload.zero');
-    must(status, this.source, `0x${at.toString(16)} cannot be made zeros`);
-  }
-
-  flush(): void {
-    flush(this.source);
-  }
-
-  /** Copies what is not a hole of the file. The target reads as zeros, and does not overlap. */
-  copy(from: number, to: number, length: ByteCount): void {
-    const { source } = this;
-    const buffer = new Uint8Array(Math.min(length, PIECE));
-    for (let done = 0; done < length; ) {
-      const data = source.nextData((from + done) as HostOffset) - from;
-      if (data >= length) return;
-      // A hole that begins in the middle of a page is told as if the page had none of it.
-      done = Math.max(done, data);
-      const hole = source.nextHole((from + done) as HostOffset) - from;
-      const count = Math.min(buffer.length, Math.max(hole, done + 4 * KIB) - done, length - done);
-      const moved = source.readAt(buffer, 0, count, (from + done) as HostOffset);
-      if (moved !== count) must(moved < 0 ? moved : -EIO, source, `0x${from.toString(16)} cannot be read`);
-      must(source.writeAt(buffer, 0, count, hostOffset(to + done), 'payload.write'), source, 'cannot copy');
-      done += count;
-    }
-  }
-
-  /** Throws ImageError where they are not all there. */
-  read(at: number, length: ByteCount): Uint8Array {
-    return readExactly(this.source, at, length, (outcome) => {
-      return new ImageError('io', `${this.source.label}: 0x${at.toString(16)} cannot be read (${outcome})`);
     });
   }
 }

@@ -2,9 +2,7 @@
 
 import { corrupt, ImageError } from '../../base/errors.ts';
 import { randomGuid } from '../../base/guid.ts';
-import { type HostOffset, MIB } from '../../base/units.ts';
 import type { OpenContext } from '../../image/driver.ts';
-import type { ReshapeStep } from '../../image/reshape.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import { wordOf } from './bat-change.ts';
 import { openVhdx } from './open.ts';
@@ -45,37 +43,4 @@ export function entryWord({ opened }: Session, entry: number): number {
   const bytes = readObject(opened.replayed, 'VHDX BAT', at, BAT_ENTRY_BYTES);
   const view = new DataView(bytes.buffer, bytes.byteOffset);
   return wordOf(view.getUint32(0, true), view.getUint32(4, true));
-}
-
-/** Bytes that are copied at once, and between two steps. */
-const COPY_BYTES = 8 * MIB;
-
-/**
- * Copies `length` bytes from `from` to `to`, which do not overlap, holes as holes; what lies behind the end of the file
- * is zeros. The file has all of the target.
- */
-export function* copyBytes(
-  session: Session,
-  from: number,
-  to: number,
-  length: number,
-  step: (bytes: number) => ReshapeStep,
-): Generator<ReshapeStep, void> {
-  const { source } = session;
-  for (let done = 0; done < length; ) {
-    const data = Math.min(length, source.nextData((from + done) as HostOffset) - from);
-    const hole = data > done || from + done >= source.size;
-    if (hole) {
-      const end = from + done >= source.size ? length : data;
-      session.clear(to + done, end - done);
-      yield step(end - done);
-      done = end;
-      continue;
-    }
-    const end = Math.min(length, done + COPY_BYTES, source.nextHole((from + done) as HostOffset) - from);
-    const bytes = readObject(source, 'VHDX block', from + done, end - done);
-    session.write(to + done, bytes);
-    yield step(end - done);
-    done = end;
-  }
 }

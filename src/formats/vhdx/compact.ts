@@ -10,12 +10,13 @@
 
 import { ImageError } from '../../base/errors.ts';
 import { MIB } from '../../base/units.ts';
+import { copyPieces } from '../../image/copy.ts';
 import type { OpenContext } from '../../image/driver.ts';
 import type { ReshapeStep, Reshaping } from '../../image/reshape.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import { blockOf, isBitmapEntry } from './bat.ts';
 import { entryBytes, moveBat, rewriteEntries, wordOf } from './bat-change.ts';
-import { beginSession, copyBytes } from './begin.ts';
+import { beginSession } from './begin.ts';
 import { Patch } from './patch.ts';
 import { cutOff } from './resize.ts';
 import type { Room } from './room.ts';
@@ -116,7 +117,8 @@ function* moveDown(session: Session, room: Room): Generator<ReshapeStep, void> {
     const length = lengthOf(entry);
     const place = room.takeBelow(length / MIB, mib);
     if (place < 0) continue;
-    yield* copyBytes(session, mib * MIB, place * MIB, length, step);
+    session.begin();
+    for (const bytes of copyPieces(session.source, mib * MIB, place * MIB, length)) yield step(bytes);
     const at = bat.at + entry * BAT_ENTRY_BYTES;
     patch.put(at, entryBytes(place * 8 + (patch.get(at, 1)[0]! & 7)));
     // What is looked for from here on is below it.

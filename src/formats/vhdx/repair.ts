@@ -5,7 +5,8 @@
  *   2. lossless  a dirty log is replayed; both headers and both region tables become what the sound one says
  *   3. lossless  entries of the BAT that are against the letter of the format, but lose nothing by being put right;
  *      all       those that name nothing that is in the file: zeros, never what a parent has
- *   4. lossless  where two entries name one place, the second gets a copy
+ *   4. lossless  where two entries name one place, the second gets a copy; not as long as step 3 left any: what that names,
+ *                in the file or behind its end, may yet be wanted
  *   5. lossless  the length of the file becomes a multiple of 1 MiB
  *   6. leaks     blocks from the end fill what nobody uses, and the file is cut off (compact.ts); not as long as anything
  *                of the BAT is wrong
@@ -15,12 +16,13 @@
 
 import { ImageError } from '../../base/errors.ts';
 import { formatSize, hex, MIB, roundUp } from '../../base/units.ts';
+import { copyPieces } from '../../image/copy.ts';
 import type { OpenContext } from '../../image/driver.ts';
 import type { Repair, RepairScope, ReshapeStep, Reshaping } from '../../image/reshape.ts';
 import type { BlockSource } from '../../source/block-source.ts';
 import { blockOf, entryName, fits, isBitmapEntry } from './bat.ts';
 import { entryBytes, rewriteEntries, wordOf } from './bat-change.ts';
-import { copyBytes, nextIdentity } from './begin.ts';
+import { nextIdentity } from './begin.ts';
 import { fill } from './compact.ts';
 import { otherHeaderProblem, readCurrentHeader } from './headers.ts';
 import { replayLog } from './log.ts';
@@ -67,8 +69,8 @@ export function* repair(
     const session = new Session(source, opened);
     yield* within(session, function* () {
       repairStructures(session, repairs);
-      yield* repairEntries(session, scope, context, repairs);
-      yield* separate(session, repairs);
+      const isSound = yield* repairEntries(session, scope, context, repairs);
+      if (isSound) yield* separate(session, repairs);
       roundLength(session, repairs);
     });
   }
@@ -124,17 +126,21 @@ function repairStructures(session: Session, repairs: Repairs): void {
   repairs.add(`VHDX region tables: differed, or one was damaged; both are as ${regions.table.name} was`);
 }
 
+/** Returns whether no entry is left that `scope` does not mend. */
 function* repairEntries(
   session: Session,
   scope: RepairScope,
   context: OpenContext,
   repairs: Repairs,
-): Generator<ReshapeStep, void> {
+): Generator<ReshapeStep, boolean> {
   const { bat, replayed } = session.opened;
   const mend = mender(replayed, bat);
+  let isSound = true;
   const allowed: typeof mend = (entry, low, high) => {
     const mending = mend(entry, low, high);
-    return mending?.lost !== undefined && scope !== 'all' ? undefined : mending;
+    if (mending?.lost === undefined || scope === 'all') return mending;
+    isSound = false;
+    return undefined;
   };
   let reach = 0;
   let isLossy = false;
@@ -150,10 +156,12 @@ function* repairEntries(
   if (isLossy) session.begin(nextIdentity(context));
   yield* rewriteEntries(session, (entry, low, high) => allowed(entry, low, high)?.word);
   session.reach(reach);
+  return isSound;
 }
 
 /** Where two entries name one place, the second gets a copy. */
 function* separate(session: Session, repairs: Repairs): Generator<ReshapeStep, void> {
+  const { source } = session;
   const { bat, replayed } = session.opened;
   const taken = new Float64Array(bat.taken);
   const survey = surveyBat(replayed, bat, IGNORE);
@@ -178,10 +186,11 @@ function* separate(session: Session, repairs: Repairs): Generator<ReshapeStep, v
       }
       const place = room.takeAny(length / MIB);
       session.reach(place * MIB + length);
-      yield* copyBytes(session, mib * MIB, place * MIB, length, (bytes) => {
+      session.begin();
+      for (const bytes of copyPieces(source, mib * MIB, place * MIB, length)) {
         done += bytes;
-        return { done, total: done };
-      });
+        yield { done, total: done };
+      }
       claims.take(place, length / MIB);
       patch.put(bat.at + entry * BAT_ENTRY_BYTES, entryBytes(place * 8 + state));
       repairs.add(

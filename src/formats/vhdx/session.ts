@@ -4,9 +4,10 @@
  *
  *   begin    1. both headers: a new FileWriteGuid, and a new DataWriteGuid where what a guest sees is to change
  *               A log that was dirty is then replayed into the file, flushed, and no longer named.
- *   commit   2. flush: payload, size, what was written where nobody looks, and what the commit before wrote in place
- *            3. one log entry with all sectors of the patch: this is the instant at which all of it happens; flush
- *            4. only the first time: the headers name the log; flush
+ *   commit   2. flush, but the first time: payload, size, what was written where nobody looks, and what the commit before
+ *               wrote in place
+ *            3. one log entry with all sectors of the patch; flush. This is the instant at which all of it happens
+ *            4. only the first time, when it is this instead: the headers name the log; flush
  *            5. the same sectors in place, which the next flush makes stable
  *   end      6. flush; headers without a log; flush
  *            7. the file is cut off; flush. No log is named by then that says how long the file must be.
@@ -112,7 +113,8 @@ export class Session {
     this.begin();
     const { source } = this;
     const log = this.#log;
-    this.flush();
+    // Until a header names the log its entries count for nothing: what 3 flushes comes early enough.
+    if (log.named) this.flush();
     log.begin();
     patch.each((at, bytes) => log.add(at, bytes, 0));
     must(log.end(source.size), source, 'its log cannot be written');

@@ -217,7 +217,8 @@ function abortConnection(device: string): boolean {
  */
 export function clearStaleMount(mountpoint: string): 'cleared' | 'alive' | 'free' {
   const entry = findMount(mountpoint);
-  if (entry === undefined) return 'free';
+  // A place that waits for something to be mounted on it: of systemd's automounts, and of direct maps of autofs.
+  if (entry === undefined || entry.type === 'autofs') return 'free';
   try {
     statSync(mountpoint);
     return 'alive';

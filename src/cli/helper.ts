@@ -102,6 +102,14 @@ async function mountHelper(args: readonly string[]): Promise<number> {
     if (access === 'ro' || access === 'rw') remountAs(placeOf(directory), access);
     return OK;
   }
+  const { isForLibfuse, runLibfuseHelper } = await import('../daemon/libfuse.ts');
+  if (isForLibfuse(words)) {
+    return runLibfuseHelper(
+      source,
+      placeOf(directory),
+      format === undefined ? words : [...words, `format=${format}`],
+    );
+  }
   const { main } = await import('./mount.ts');
   return main([
     ...(flags.has('s') ? ['-s'] : []),

@@ -121,6 +121,9 @@ export const MOUNT_OPTIONS: readonly OptionSpec[] = [
   ),
 ];
 
+/** A word in `-o` that goes into the table of mount(8), and changes nothing else. */
+export const NETDEV = '_netdev';
+
 /**
  * Words in `-o` that say nothing to us: what mount(8) adds on its own, what libfuse's users are used to, and
  * what always holds here (nosuid, nodev, default_permissions).
@@ -184,6 +187,7 @@ export function readOptionWords(
     const spec = MOUNT_OPTIONS.find((option) => option.name === key);
     if (spec === undefined) {
       if (word === 'async') values.delete('sync');
+      if (word === NETDEV) values.set(word, 'true');
       if (ACCEPTED.has(word) || ACCEPTED_PREFIXES.some((prefix) => word.startsWith(prefix))) continue;
       if (sloppy) continue;
       throw usage(`-o ${word}: unknown option`, 'See vdisk-mount --help for those that exist.');

@@ -5,6 +5,7 @@
 
 import { closeSync, readFileSync, writeSync } from 'node:fs';
 import { ImageError, type WireError } from '../base/errors.ts';
+import { newSession } from '../source/syscalls.ts';
 import { dismissSpares } from '../transport/kernel/workers.ts';
 import type { MountConfig } from './config.ts';
 import { exitCodeOf, exitCodeOfEnd, OK } from './exit-code.ts';
@@ -57,7 +58,10 @@ export async function serveInBackground(): Promise<number> {
     const end = await serveMount(config, {
       log: hooked,
       setLogLevel: (level) => setLogLevel(opened, level),
-      ready: () => tell({ outcome: 'ready', notices }),
+      ready: () => {
+        leaveSession(hooked);
+        tell({ outcome: 'ready', notices });
+      },
       progress: (text) => {
         if (!told) tell({ outcome: 'progress', text });
       },
@@ -70,4 +74,16 @@ export async function serveInBackground(): Promise<number> {
     else tell({ outcome: 'failed', error: error.toWire() });
     return exitCodeOf(error.kind);
   }
+}
+
+/**
+ * Out of the session of whoever mounts, whose terminal may close: not before the mount is there. A mountpoint of autofs, or of
+ * systemd's automounts, holds up every process until something is mounted on it, but for the process group of automount(8)
+ * or the one that systemd starts mount(8) in (autofs_oz_mode() of the kernel): a daemon outside of it would wait for itself.
+ */
+function leaveSession(log: Log): void {
+  if (newSession() >= 0) return;
+  log.warn(
+    'without the package koffi this daemon stays in the session that it was started from, and may end with it',
+  );
 }

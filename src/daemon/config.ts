@@ -33,6 +33,8 @@ export interface MountConfig {
   readonly allowOther: boolean;
   readonly nonempty: boolean;
   readonly noexec: boolean;
+  /** Needs the network; see MountRequest. */
+  readonly netdev?: boolean;
   readonly lock: boolean;
   readonly uid: number;
   readonly gid: number;

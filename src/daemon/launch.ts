@@ -30,7 +30,8 @@ export interface WaitingDaemon {
  */
 export function startDaemon(device?: number): WaitingDaemon {
   const child = spawn(process.execPath, ['--no-warnings', ENTRY], {
-    detached: true,
+    // In this process group until its mount is there, as autofs and systemd's automounts want it: see background.ts.
+    detached: false,
     // The caller's directory may be gone; the daemon leaves it in any case.
     cwd: '/',
     stdio: ['pipe', 'ignore', 'ignore', 'pipe', device ?? 'ignore'],

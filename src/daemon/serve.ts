@@ -214,6 +214,7 @@ function mountRequest(
     fsname: config.fsname ?? config.images[0]!,
     allowOther: config.allowOther,
     noexec: config.noexec,
+    netdev: config.netdev === true,
     threads: config.threads,
     trace: config.trace,
     log: {

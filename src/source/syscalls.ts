@@ -280,6 +280,11 @@ export function ioctlWord(fd: number, request: number, word: number): number {
   return call('int ioctl(int fd, ulong request, uint32_t *argument)', fd, request, new Uint32Array([word]));
 }
 
+/** setsid(2): a session and a process group of its own for this process. Returns the session's ID, or -errno. */
+export function newSession(): number {
+  return call('int setsid()');
+}
+
 /** umount2(2). Returns 0 or -errno. */
 export function umount(path: string, flags: number): number {
   return call('int umount2(const char *path, int flags)', path, flags);

@@ -16,6 +16,11 @@ export interface MountRequest {
   readonly fsname: string;
   readonly allowOther: boolean;
   readonly noexec: boolean;
+  /**
+   * Whether it is marked in mount(8)'s table as needing the network (_netdev): systemd orders mounts by what that table says as
+   * soon as they are there.
+   */
+  readonly netdev?: boolean;
   /** Threads that answer requests, at least 1. */
   readonly threads: number;
   /** Requests and replies are written to stderr. */

@@ -133,6 +133,50 @@ describe(gate.title('helpers of mount(8) and umount(8)'), { skip: gate.skip }, (
     expect(await system.run('umount', ['-n', mountpoint])).toEqual(FINE);
   });
 
+  const dropping = gateOf('mount.fuse3 option: drop_privileges');
+  describe(dropping.title('drop_privileges, which is an option of mount.fuse3'), {
+    skip: dropping.skip,
+  }, () => {
+    const drop = async (what: string, mountpoint: string): Promise<Ran & { daemon: () => number }> => {
+      const pid = pidFile();
+      const words = `ro,allow_other,drop_privileges,pid_file=${pid},log-file=${stage.fresh('log')}`;
+      const ran = await system.run('mount', ['-t', 'fuse.vdisk-mount', what, mountpoint, '-o', words]);
+      return { ...ran, daemon: () => pidIn(pid) };
+    };
+
+    it('is handed over to it; the mount is as all of ours are', async () => {
+      const mountpoint = stage.makeDirectory('mnt');
+      const { daemon, ...ran } = await drop(image, mountpoint);
+      expect(ran).toEqual(FINE);
+      expect(await read(mountpoint, nameOf(image))).toBe(content);
+      const pid = daemon();
+      expect(readFileSync(`/proc/${pid}/status`, 'utf8')).toMatch(/^CapEff:\t0+$/m);
+      expect(await findmnt(mountpoint, 'SOURCE')).toBe(image);
+      expect(await findmnt(mountpoint, 'FSTYPE')).toBe('fuse.vdisk-mount');
+      const options = (await findmnt(mountpoint, 'OPTIONS')).split(',');
+      for (const word of ['ro', 'nosuid', 'nodev', 'noatime', 'allow_other', 'default_permissions']) {
+        expect(options).toContain(word);
+      }
+      // Its dead mount is cleared, as any of ours.
+      process.kill(pid, 'SIGKILL');
+      await until('the daemon ends', () => !isRunning(pid));
+      const again = await drop(image, mountpoint);
+      expect(again.status).toBe(0);
+      expect(await read(mountpoint, nameOf(image))).toBe(content);
+      const next = again.daemon();
+      expect(await system.run('umount', [mountpoint])).toEqual(FINE);
+      await until('the daemon ends', () => !isRunning(next));
+    });
+
+    it('leaves nothing mounted where vdisk-mount fails', async () => {
+      const mountpoint = stage.makeDirectory('mnt');
+      const { status, stderr } = await drop(stage.makeFile('garbage.vhd', 'no disk'), mountpoint);
+      expect(status).toBe(32);
+      expect(stderr).toContain('garbage');
+      expect(system.mountAt(mountpoint)).toBeUndefined();
+    });
+  });
+
   it('a subtype is a format', async () => {
     const mountpoint = stage.makeDirectory('mnt');
     const file = stage.makeFile('nameless', content);
@@ -220,6 +264,20 @@ describe(gate.title('helpers of mount(8) and umount(8)'), { skip: gate.skip }, (
     expect(machine()).not.toContain(stage.directory);
     expect(await system.run('umount', [mountpoint])).toEqual(FINE);
     expect(machine()).not.toContain(stage.directory);
+  });
+
+  it('_netdev is in the table of mount(8), where systemd looks for it', async () => {
+    const mountpoint = stage.makeDirectory('mnt');
+    const line = (): string | undefined =>
+      readFileSync('/run/mount/utab', 'utf8')
+        .split('\n')
+        .find((text) => text.includes(`TARGET=${mountpoint} `));
+    expect(await system.run('mount', ['-t', 'vdisk-mount', image, mountpoint, '-o', '_netdev'])).toEqual(
+      FINE,
+    );
+    expect(line()).toMatch(/ OPTS=\S*\b_netdev\b/);
+    expect(await system.run('umount', [mountpoint])).toEqual(FINE);
+    expect(line()).toBeUndefined();
   });
 
   it('umount of a mount in use: says by whom; -r makes it read-only; -l takes it away', async () => {

@@ -84,6 +84,8 @@ function mountAsRoot(request: MountRequest): MountedDevice {
   const options = ['fd=3', `rootmode=${rootmode}`, 'user_id=0', 'group_id=0', ...commonOptions(request)];
   const marked = existsSync(UNMOUNT_HELPER);
   if (marked) options.push(`helper=${SUBTYPE}`);
+  if (request.netdev === true) options.push('_netdev');
+  const inTable = marked || request.netdev === true;
   const args = ['-i', '-t', MOUNT_TYPE, '-o', options.join(','), '--', request.fsname, request.mountpoint];
   const outcome = spawnSync(program, args, { stdio: ['ignore', 'ignore', 'pipe', device] });
   if (outcome.status !== 0) {
@@ -96,7 +98,7 @@ function mountAsRoot(request: MountRequest): MountedDevice {
   return {
     device,
     unmount: (how) =>
-      marked && how === 'clean' ? unmountMarked(request.mountpoint) : unmountAsRoot(request.mountpoint, how),
+      inTable && how === 'clean' ? unmountMarked(request.mountpoint) : unmountAsRoot(request.mountpoint, how),
   };
 }
 
@@ -217,7 +219,8 @@ function abortConnection(device: string): boolean {
  */
 export function clearStaleMount(mountpoint: string): 'cleared' | 'alive' | 'free' {
   const entry = findMount(mountpoint);
-  if (entry === undefined) return 'free';
+  // A place that waits for something to be mounted on it: of systemd's automounts, and of direct maps of autofs.
+  if (entry === undefined || entry.type === 'autofs') return 'free';
   try {
     statSync(mountpoint);
     return 'alive';

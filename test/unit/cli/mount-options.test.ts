@@ -92,7 +92,7 @@ describe('readOptionWords', () => {
       'comment=a',
       'max_read=4096',
     ];
-    expect(read(words)).toEqual({ rw: 'true' });
+    expect(read(words)).toEqual({ rw: 'true', _netdev: 'true' });
   });
 
   it.each([

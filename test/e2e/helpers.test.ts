@@ -268,16 +268,16 @@ describe(gate.title('helpers of mount(8) and umount(8)'), { skip: gate.skip }, (
 
   it('_netdev is in the table of mount(8), where systemd looks for it', async () => {
     const mountpoint = stage.makeDirectory('mnt');
-    const line = (): string | undefined =>
-      readFileSync('/run/mount/utab', 'utf8')
+    const line = async (): Promise<string | undefined> =>
+      (await system.run('cat', ['/run/mount/utab'])).stdout
         .split('\n')
         .find((text) => text.includes(`TARGET=${mountpoint} `));
     expect(await system.run('mount', ['-t', 'vdisk-mount', image, mountpoint, '-o', '_netdev'])).toEqual(
       FINE,
     );
-    expect(line()).toMatch(/ OPTS=\S*\b_netdev\b/);
+    expect(await line()).toMatch(/ OPTS=\S*\b_netdev\b/);
     expect(await system.run('umount', [mountpoint])).toEqual(FINE);
-    expect(line()).toBeUndefined();
+    expect(await line()).toBeUndefined();
   });
 
   it('umount of a mount in use: says by whom; -r makes it read-only; -l takes it away', async () => {

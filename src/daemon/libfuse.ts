@@ -10,6 +10,7 @@ import { dirname } from 'node:path';
 import { ImageError } from '../base/errors.ts';
 import { clearStaleMount, findHelper, MOUNT_TYPE, unmountPath } from '../transport/kernel/mounter.ts';
 import { findMount } from '../transport/mountinfo.ts';
+import { INTERRUPTED } from './exit-code.ts';
 
 const DROPS = 'drop_privileges';
 
@@ -54,7 +55,7 @@ export function runLibfuseHelper(source: string, mountpoint: string, words: read
     stdio: 'inherit',
     env: { ...process.env, PATH: programs.join(':') },
   });
-  const status = outcome.status ?? 8;
+  const status = outcome.status ?? INTERRUPTED;
   const left = findMount(mountpoint);
   if (status !== 0 && left?.type === MOUNT_TYPE && left.id !== before) unmountPath(mountpoint, 'lazy');
   if (outcome.error !== undefined) throw new ImageError('mount', `${program}: ${outcome.error.message}`);

@@ -135,38 +135,32 @@ const ENTRIES: readonly Corruption[] = [
     mended: zeroed(qedDisk(SOUND), 1, 1),
     lostBytes: CLUSTER,
   },
-  {
-    name: 'damaged entry beside two with one cluster',
-    make: () => {
-      const file = patched(SOUND, L2 + 8, BigInt(layout.data.get(0)!));
-      file.set(u64(0x40000000n), L2 + 16);
-      return { file };
-    },
-    found: { as: 'error', text: /L2 entry 2 .* beyond the end of the file/ },
-    mendedBy: 'all',
-    mended: (() => {
-      const disk = zeroed(qedDisk(SOUND), 1, 2);
-      disk.copyWithin(CLUSTER, 0, CLUSTER);
-      return disk;
-    })(),
-    lostBytes: CLUSTER,
-  },
-  {
-    name: 'two entries with one cluster, another names what is right behind the end of the file',
-    make: () => {
-      const file = patched(SOUND, L2 + 8, BigInt(layout.data.get(0)!));
-      file.set(u64(BigInt(file.length)), L2 + 16);
-      return { file };
-    },
-    found: { as: 'error', text: /L2 entry 2 .* beyond the end of the file/ },
-    mendedBy: 'all',
-    mended: (() => {
-      const disk = zeroed(qedDisk(SOUND), 1, 2);
-      disk.copyWithin(CLUSTER, 0, CLUSTER);
-      return disk;
-    })(),
-    lostBytes: CLUSTER,
-  },
+  ...(
+    [
+      ['damaged entry beside two with one cluster', () => 0x40000000],
+      [
+        'two entries with one cluster, another names what is right behind the end of the file',
+        (file: Uint8Array) => file.length,
+      ],
+    ] as const
+  ).map(
+    ([name, entry]): Corruption => ({
+      name,
+      make: () => {
+        const file = patched(SOUND, L2 + 8, BigInt(layout.data.get(0)!));
+        file.set(u64(BigInt(entry(file))), L2 + 16);
+        return { file };
+      },
+      found: { as: 'error', text: /L2 entry 2 .* beyond the end of the file/ },
+      mendedBy: 'all',
+      mended: (() => {
+        const disk = zeroed(qedDisk(SOUND), 1, 2);
+        disk.copyWithin(CLUSTER, 0, CLUSTER);
+        return disk;
+      })(),
+      lostBytes: CLUSTER,
+    }),
+  ),
   {
     name: 'data cluster of which the file has only a part',
     make: () => ({ file: qedBytes(SOUND).subarray(0, -1000) }),

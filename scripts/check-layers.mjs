@@ -6,6 +6,7 @@ import { dirname, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const LAYERS = [
+  'start',
   'base',
   'layout',
   'shared',
@@ -27,11 +28,13 @@ const LAYERS = [
 ];
 /** Extra rules: this folder may not import that one, although the order would allow it. */
 const FORBIDDEN = [['formats', 'cache']];
+/** Imported by none: what loads the bundles must not become a part of them. */
+const APART = 'start';
 /** Packages and Node modules that only some layers may touch. */
 const GUARDED = [
   {
     specifier: /^(node:)?fs(\/|$)/,
-    layers: ['source', 'chain', 'evidence', 'convert', 'transport', 'control', 'daemon', 'cli'],
+    layers: ['start', 'source', 'chain', 'evidence', 'convert', 'transport', 'control', 'daemon', 'cli'],
   },
   { specifier: /^(node:)?net$/, layers: ['control', 'daemon'] },
   { specifier: /^koffi$/, layers: ['source'] },
@@ -74,7 +77,7 @@ for (const file of files(root)) {
     if (target.join('/') === '../package.json') continue;
     if (target[0] === '..') {
       problems.push(`${name}: imports ${specifier}, outside of src`);
-    } else if (targetRank > rank) {
+    } else if (targetRank > rank || (target[0] === APART && parts[0] !== APART)) {
       problems.push(`${name}: ${parts[0]} may not import ${target[0]} (${specifier})`);
     } else if (FORBIDDEN.some(([from, to]) => parts[0] === from && target[0] === to)) {
       problems.push(`${name}: ${parts[0]} may not import ${target[0]} (${specifier})`);

@@ -16,5 +16,6 @@ port.once('message', (input: ConvertInput) => {
     new Work(input.work).stop();
     say({ kind: 'failed', error: ImageError.from(problem, 'bug').toWire() });
   }
+  say({ kind: 'ended' });
   port.close();
 });

@@ -72,12 +72,15 @@ export class Crew {
     const over = workers.map((worker, thread) => {
       worker.ref();
       worker.on('error', (error) => fail(ImageError.from(error, 'bug')));
-      worker.on('message', (message: ConvertMessage) => {
-        if (message.kind === 'failed') fail(ImageError.fromWire(message.error));
-        else options.stable?.(message.upTo);
-      });
       worker.postMessage({ ...task, work: seed, thread } satisfies ConvertInput);
-      return new Promise<void>((resolve) => worker.once('exit', () => resolve()));
+      return new Promise<void>((resolve) => {
+        worker.on('message', (message: ConvertMessage) => {
+          if (message.kind === 'failed') fail(ImageError.fromWire(message.error));
+          else if (message.kind === 'stable') options.stable?.(message.upTo);
+          else resolve();
+        });
+        worker.once('exit', () => resolve());
+      });
     });
     try {
       if (workers.length < this.#threads) await takePart({ ...task, work: seed, thread: workers.length });

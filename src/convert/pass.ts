@@ -33,7 +33,10 @@ export type ConvertInput = {
 
 export type ConvertMessage =
   /** What was copied below `upTo` is stable. */
-  { readonly kind: 'stable'; readonly upTo: number } | { readonly kind: 'failed'; readonly error: WireError };
+  | { readonly kind: 'stable'; readonly upTo: number }
+  | { readonly kind: 'failed'; readonly error: WireError }
+  /** It does nothing more: the thread itself takes a while to end. */
+  | { readonly kind: 'ended' };
 
 export abstract class Pass {
   protected readonly work: Work;

@@ -30,7 +30,7 @@ export class Keeper {
     this.#labels = new Map(tree.files.map((file, number) => [number, labelOf(file)]));
     const label = (file: number): string => this.#labels.get(file) ?? `file ${file}`;
     const damaged = reportOnce((text) => log.warn(text));
-    this.#worker = new Worker(new URL('./keeper-thread.js', import.meta.url), {
+    this.#worker = new Worker(new URL('./keeper-thread.cjs', import.meta.url), {
       resourceLimits: LIMITS,
       trackUnmanagedFds: false,
     });

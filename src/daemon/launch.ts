@@ -9,7 +9,7 @@ import type { MountConfig } from './config.ts';
 /** Descriptor of the daemon that `startDaemon` gives a device as. */
 export const INHERITED_DEVICE = 4;
 
-const ENTRY = fileURLToPath(new URL('./main.js', import.meta.url));
+const ENTRY = fileURLToPath(new URL('./main.cjs', import.meta.url));
 
 /** A daemon's process that waits to be told what to mount. */
 export interface WaitingDaemon {

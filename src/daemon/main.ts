@@ -9,5 +9,6 @@ import { prestartWorkers } from '../transport/kernel/workers.ts';
 const LIKELY_THREADS = 2;
 
 prestartWorkers(LIKELY_THREADS);
-const { serveInBackground } = await import('./background.ts');
-process.exitCode = await serveInBackground();
+void import('./background.ts').then(async ({ serveInBackground }) => {
+  process.exitCode = await serveInBackground();
+});

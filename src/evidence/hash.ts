@@ -100,7 +100,7 @@ class Job {
   }
 
   #start(input: HashInput, size: ByteCount, script: URL | undefined): Worker {
-    const worker = new Worker(script ?? new URL('./hash-thread.js', import.meta.url), {
+    const worker = new Worker(script ?? new URL('./hash-thread.cjs', import.meta.url), {
       resourceLimits: LIMITS,
       trackUnmanagedFds: false,
     });

@@ -285,6 +285,11 @@ export function newSession(): number {
   return call('int setsid()');
 }
 
+/** _exit(2): the process ends here, and nothing that waits for its end is run. Returns only without koffi. */
+export function exitAtOnce(status: number): void {
+  call('void _exit(int status)', status);
+}
+
 /** umount2(2). Returns 0 or -errno. */
 export function umount(path: string, flags: number): number {
   return call('int umount2(const char *path, int flags)', path, flags);

@@ -58,7 +58,7 @@ export class Stage {
 
   /** A new private directory. Fails where the project is not built. */
   static async open(): Promise<Stage> {
-    if (!existsSync(join(REPOSITORY, 'dist', 'mount.js'))) {
+    if (!existsSync(join(REPOSITORY, 'dist', 'mount.cjs'))) {
       throw new Error('dist/ is missing: the end-to-end tests run what "npm run build" made');
     }
     return new Stage(await makeStageDirectory());

@@ -11,7 +11,7 @@ const LIMITS = { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 256 };
 const spares: Worker[] = [];
 
 function startWorker(): Worker {
-  return new Worker(new URL('./worker.js', import.meta.url), {
+  return new Worker(new URL('./worker.cjs', import.meta.url), {
     resourceLimits: LIMITS,
     trackUnmanagedFds: false,
   });

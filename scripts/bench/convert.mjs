@@ -7,8 +7,7 @@
 // A half-full image, runs of data and holes of 256 KiB to 4 MiB, from raw to every format and back; the images to read
 // are qemu-img's, and in memory. Two duties: "memory", the new image need not be on the medium (qemu-img's default; ours
 // is --flush=off), and "medium", it is there at the end (ours by default; qemu-img's -t writeback). Within a round each
-// program does each pair in turn, and who is first changes; the best round counts. Content is compared once. As much free
-// memory as the new image will take in the page cache is used and given back before each, and the source is read.
+// program does each pair in turn, and who is first changes; the best round counts. Content is compared once.
 import { spawn } from 'node:child_process';
 import {
   closeSync,
@@ -60,11 +59,14 @@ function makeHalfFull(path, size) {
   closeSync(fd);
 }
 
+/** As users have it: with this one each start of Node reads all certificates of the machine. */
+const { NODE_EXTRA_CA_CERTS: _, ...env } = process.env;
+
 /** How long a program takes, and the most memory that it had. */
 function measure(program, argv) {
   return new Promise((resolve, reject) => {
     const begun = performance.now();
-    const child = spawn(program, argv, { stdio: ['ignore', 'ignore', 'inherit'] });
+    const child = spawn(program, argv, { env, stdio: ['ignore', 'ignore', 'inherit'] });
     let peak = 0;
     const timer = setInterval(() => {
       try {
@@ -82,16 +84,6 @@ function measure(program, argv) {
       else reject(new Error(`${program} ${argv.join(' ')}: status ${status}`));
     });
   });
-}
-
-/**
- * Uses as much memory as a new image takes in the page cache, and gives it back. A virtual machine's memory that is free
- * belongs to the host, and what first uses it waits ten times as long: so neither program does.
- */
-function touchMemory(bytes) {
-  const chunk = 64 * 2 ** 20;
-  const code = `for (let n = 0, kept = []; n < ${Math.ceil(bytes / chunk)}; n += 1) kept.push(Buffer.alloc(${chunk}, 1));`;
-  run(process.execPath, ['-e', code]);
 }
 
 /** Brings an image into memory, where it is not: a host may take back what it has lent for a cache, too. */
@@ -136,6 +128,7 @@ for (const format of new Set(pairs.map(([from]) => from))) {
   run('qemu-img', ['convert', '-f', 'raw', '-O', FORMATS[format].qemu, ...options, source, image]);
 }
 const results = [];
+let last = '';
 for (const duty of duties) {
   for (const [from, to] of pairs) {
     const both = commands(from, to, duty);
@@ -144,9 +137,11 @@ for (const duty of duties) {
       const names = round % 2 === 0 ? Object.keys(both) : Object.keys(both).reverse();
       for (const name of names) {
         const { program, argv, out } = both[name];
-        run('sync', []);
-        touchMemory(0.75 * bytesOf(args.size));
         readThrough(join(work, `source.${from}`));
+        // At once before: what has been free for two seconds a virtual machine's host may have taken back, and who first
+        // uses it again waits ten times as long.
+        rmSync(last, { force: true });
+        last = out;
         const { seconds, peak } = await measure(program, argv);
         const disk = statSync(out).blocks * 512;
         const known = best[name] ?? { seconds: Number.POSITIVE_INFINITY, peak: 0 };
@@ -154,7 +149,6 @@ for (const duty of duties) {
         if (round === 0 && name === 'vdisk') {
           run('qemu-img', ['compare', '-f', 'raw', '-F', FORMATS[to].qemu, join(work, 'source.raw'), out]);
         }
-        rmSync(out);
       }
     }
     const [ours, theirs] = [best.vdisk, best['qemu-img']];

@@ -50,6 +50,12 @@ describe('check-layers', () => {
       'base may not import fuse (../fuse/f.ts)',
     ],
     [
+      'an import of what loads the bundles',
+      'cli/a.ts',
+      "import { load } from '../start/code.ts';",
+      'cli may not import start (../start/code.ts)',
+    ],
+    [
       'a type upwards',
       'fuse/a.ts',
       "import type { T } from '../transport/t.ts';",

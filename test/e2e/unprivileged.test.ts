@@ -1,7 +1,7 @@
 /** Mounting as a user without privileges, through fusermount3. */
 
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ControlClient } from '../../src/control/client.ts';
 import { gateOf, isRunning, must, type Ran, until } from '../support/machine.ts';
@@ -57,6 +57,28 @@ describe(gate.title('a mount of an ordinary user'), { skip: gate.skip }, () => {
     await until('the daemon ends', () => !isRunning(pid));
     expect(mountAt(mountpoint)).toBeUndefined();
     expect(existsSync(pidFile)).toBe(false);
+  });
+
+  const named = gateOf('program: mount.fuse3', 'program: getent');
+  it(named.title('is made for them by root, with setuid='), { skip: named.skip }, async () => {
+    const mountpoint = await mountpointOfUser();
+    const pidFile = join(home, 'for-user.pid');
+    const name = (await must('getent', ['passwd', `${UID}`])).split(':')[0]!;
+    const options = `ro,setuid=${name},pid_file=${pidFile}`;
+    const helper = join(dirname(program), 'mount-helper');
+    expect(await user.runAsRoot(helper, [image, mountpoint, '-o', options])).toEqual({
+      status: 0,
+      stdout: '',
+      stderr: '',
+    });
+    const pid = Number(readFileSync(pidFile, 'utf8'));
+    expect(readFileSync(`/proc/${pid}/status`, 'utf8')).toMatch(
+      new RegExp(`^Uid:\\t${UID}\\t${UID}\\t`, 'm'),
+    );
+    expect(mountAt(mountpoint)).toMatchObject({ type: 'fuse.vdisk-mount', source: image });
+    expect((await asUser('cat', [join(mountpoint, 'disk.raw')])).stdout).toBe(content);
+    expect((await asUser('fusermount3', ['-u', mountpoint])).status).toBe(0);
+    await until('the daemon ends', () => !isRunning(pid));
   });
 
   it('is controlled through a socket of its own, by its user and by root', async () => {

@@ -166,6 +166,7 @@ describe(gate.title('helpers of mount(8) and umount(8)'), { skip: gate.skip }, (
       const next = again.daemon();
       expect(await system.run('umount', [mountpoint])).toEqual(FINE);
       await until('the daemon ends', () => !isRunning(next));
+      expect(system.mountAt(mountpoint)).toBeUndefined();
     });
 
     it('leaves nothing mounted where vdisk-mount fails', async () => {

@@ -28,11 +28,8 @@ function must(...words) {
 
 function mountAndUnmount(image, directory) {
   mkdirSync(directory);
-  for (const mount of [
-    ['vdisk-mount', image, directory],
-    ['mount-helper', image, directory],
-  ]) {
-    if (!run(...mount)) return;
+  for (const program of ['vdisk-mount', 'mount-helper']) {
+    if (!run(program, image, directory)) return;
     readFileSync(join(directory, 'disk.raw'));
     must('vdisk', 'unmount', directory);
   }

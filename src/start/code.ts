@@ -3,7 +3,7 @@
  * it anew takes as long as Node's own start. Whether that code is of this V8 and of this text V8 sees itself; where it is
  * not, or is missing, the text is compiled as usual.
  *
- * This is a bundle of its own, which the others are loaded by. So nothing is imported here.
+ * This is a bundle of its own, which the others are loaded by. So nothing of the project is imported here.
  */
 
 import { readFileSync } from 'node:fs';

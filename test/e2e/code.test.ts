@@ -1,13 +1,14 @@
 /** What is built starts with the code that V8 made of it at build time, and without it where that is of no use. */
 
 import { spawnSync } from 'node:child_process';
-import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Script } from 'node:vm';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { REPOSITORY } from '../support/mount.ts';
+import { VERSION } from '../../src/cli/version.ts';
+import { REPOSITORY, Stage } from '../support/mount.ts';
+import { install } from '../support/user.ts';
 
 const DIST = join(REPOSITORY, 'dist');
 const BUNDLE = /-[\w-]{8}\.cjs$/;
@@ -31,21 +32,19 @@ describe('the code of each bundle', () => {
 });
 
 describe('code that is of no use', () => {
-  let folder = '';
-  let code = '';
+  let stage: Stage;
+  let programs: string;
+  let code: string;
 
-  beforeAll(() => {
-    folder = mkdtempSync(join(tmpdir(), 'vdisk-code-'));
-    for (const part of ['bin', 'dist', 'package.json']) {
-      cpSync(join(REPOSITORY, part), join(folder, part), { recursive: true });
-    }
-    symlinkSync(join(REPOSITORY, 'node_modules'), join(folder, 'node_modules'));
-    code = join(folder, 'dist', `${bundles.find((name) => name.startsWith('vdisk-'))}.code`);
+  beforeAll(async () => {
+    stage = await Stage.open();
+    programs = dirname(install(stage.makeDirectory('installed')));
+    code = join(programs, '../dist', `${bundles.find((name) => name.startsWith('vdisk-'))}.code`);
   });
-  afterAll(() => rmSync(folder, { recursive: true, force: true }));
+  afterAll(() => stage?.close());
 
-  const version = () => spawnSync(join(folder, 'bin/vdisk'), ['--version'], { encoding: 'utf8' });
-  const whole = { status: 0, stdout: `${versionOfPackage()}\n`, stderr: '' };
+  const version = () => spawnSync(join(programs, 'vdisk'), ['--version'], { encoding: 'utf8' });
+  const whole = { status: 0, stdout: `${VERSION}\n`, stderr: '' };
 
   it('is there', () => expect(version()).toMatchObject(whole));
 
@@ -73,8 +72,3 @@ describe('code that is of no use', () => {
     expect(version()).toMatchObject(whole);
   });
 });
-
-function versionOfPackage(): string {
-  const text = readFileSync(join(REPOSITORY, 'package.json'), 'utf8');
-  return (JSON.parse(text) as { version: string }).version;
-}

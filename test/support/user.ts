@@ -25,7 +25,7 @@ export const TO_BE_A_USER: readonly Need[] = [
 ];
 
 /** Installs the program below `directory`; returns the path of vdisk-mount. */
-function install(directory: string): string {
+export function install(directory: string): string {
   const lock = JSON.parse(readFileSync(join(REPOSITORY, 'package-lock.json'), 'utf8')) as {
     packages: Record<string, { dev?: boolean }>;
   };

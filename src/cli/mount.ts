@@ -20,7 +20,7 @@ function givenDevice(args: readonly string[]): number | undefined {
   return found === undefined ? undefined : Number(found);
 }
 
-/** `begin` is called when a signal is no longer this function's own business. */
+/** `begin` is called when signals become the business of what it then waits for. */
 async function run(args: readonly string[], begin: () => void): Promise<number> {
   const device = givenDevice(args);
   const stays = args.length < 2 || args.some((word) => STAYS.test(word));
@@ -44,10 +44,19 @@ async function run(args: readonly string[], begin: () => void): Promise<number> 
     // For a person only: programs expect silence. The log has it always.
     const note = process.stderr.isTTY ? visibilityNote(config) : undefined;
     if (note !== undefined) process.stderr.write(`vdisk-mount: ${note.text}\n  ${note.hint}\n`);
-    return OK;
+    return endMounted();
   } finally {
     daemon?.dismiss();
   }
+}
+
+/**
+ * The end of a command whose mount is there. Where Node comes to its end by itself, signals do by then what they do by
+ * default: one would end this as if nothing were mounted.
+ */
+function endMounted(): number {
+  if (process.stderr.writableLength === 0) process.exit(OK);
+  return OK;
 }
 
 async function complain({ message, explanation }: ImageError): Promise<void> {
@@ -88,30 +97,23 @@ async function serveInForeground(config: MountConfig): Promise<number> {
 
 /** Runs vdisk-mount; returns its exit status. Errors are one line on stderr, and a second with what to do. */
 export async function main(args: readonly string[]): Promise<number> {
-  let interrupted = false;
   let begun = false;
   const onInterrupt = (): void => {
     // Nothing has been asked for: a daemon that waits ends with us.
     if (!begun) process.exit(INTERRUPTED);
-    interrupted = true;
   };
-  process.once('SIGINT', onInterrupt);
-  process.once('SIGTERM', onInterrupt);
+  // To the end of the process: once the mount is there, a signal shall not make this end as if it were not.
+  process.on('SIGINT', onInterrupt);
+  process.on('SIGTERM', onInterrupt);
   try {
     await withoutDirectory(async () => {});
     return await run(args, () => {
       begun = true;
     });
   } catch (problem) {
-    const cause = ImageError.from(problem, 'bug');
-    // What a signal ended in may be more than that.
-    const error =
-      interrupted && cause.kind !== 'changed' ? new ImageError('interrupted', 'interrupted') : cause;
+    const error = ImageError.from(problem, 'bug');
     await complain(error);
     if (error.kind === 'bug' && problem instanceof Error) process.stderr.write(`${problem.stack}\n`);
     return exitCodeOf(error.kind);
-  } finally {
-    process.off('SIGINT', onInterrupt);
-    process.off('SIGTERM', onInterrupt);
   }
 }

@@ -9,14 +9,17 @@ import type { MountConfig } from './config.ts';
 /** Descriptor of the daemon that `startDaemon` gives a device as. */
 export const INHERITED_DEVICE = 4;
 
+/** Signals that somebody sends to end the daemon: by it, before it listens to them. */
+const ENDING: ReadonlySet<string | null> = new Set(['SIGINT', 'SIGTERM', 'SIGHUP']);
+
 const ENTRY = fileURLToPath(new URL('./main.cjs', import.meta.url));
 
 /** A daemon's process that waits to be told what to mount. */
 export interface WaitingDaemon {
   /**
    * Tells it. Returns the notices it gave when its mount is usable; throws the ImageError that kept it from
-   * coming up. A signal to this process meanwhile ends the daemon as well. `progress` is told how far it is, where
-   * that takes long.
+   * coming up. A signal to this process meanwhile ends the daemon as well: 'interrupted', once it has ended, or at
+   * the second signal. `progress` is told how far it is, where that takes long.
    */
   mount(config: MountConfig, progress: (text: string) => void): Promise<readonly string[]>;
   /** Lets it go without a word. */
@@ -39,6 +42,7 @@ export function startDaemon(device?: number): WaitingDaemon {
   });
   let progress: (text: string) => void = () => {};
   const status = finalReport(child, (text) => progress(text));
+  const gone = new Promise((resolve) => child.once('exit', resolve));
   // Nobody may be waiting for it yet.
   status.catch(() => {});
   const stdin = child.stdin!;
@@ -52,28 +56,58 @@ export function startDaemon(device?: number): WaitingDaemon {
     },
     async mount(config, onProgress) {
       progress = onProgress;
-      let stopped: NodeJS.Signals | undefined;
-      const stop = (signal: NodeJS.Signals): void => {
-        stopped = signal;
-        child.kill('SIGTERM');
-      };
-      process.once('SIGINT', stop);
-      process.once('SIGTERM', stop);
+      const interrupt = new Interrupt(() => child.kill('SIGTERM'));
       try {
         stdin.end(JSON.stringify(config));
-        const report = await status;
+        const report = await interrupt.unlessAgain(status);
         if (report.outcome === 'failed') throw ImageError.fromWire(report.error);
-        // It was ready when the signal came to it: it ends all the same.
-        if (stopped !== undefined)
-          throw new ImageError('interrupted', `${stopped}: the mount was ended again`);
-        return report.notices;
+        // Of what it finds at once, Node tells signals last.
+        await new Promise((resolve) => setImmediate(resolve));
+        if (interrupt.signal === undefined) return report.notices;
+        // It was ready when the signal came to it, and ends all the same: who mounts again shall not find it.
+        await interrupt.unlessAgain(gone);
+        throw new ImageError('interrupted', `${interrupt.signal}: the mount was ended again`);
       } finally {
-        process.off('SIGINT', stop);
-        process.off('SIGTERM', stop);
+        interrupt.close();
         child.unref();
       }
     },
   };
+}
+
+const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
+
+/** The signals to this process until `close`; `onFirst` is called at the first. */
+class Interrupt {
+  /** The first. */
+  signal: NodeJS.Signals | undefined;
+  readonly #again: Promise<never>;
+  readonly #listener: (signal: NodeJS.Signals) => void;
+
+  constructor(onFirst: () => void) {
+    let refuse: (problem: ImageError) => void;
+    this.#again = new Promise((_resolve, reject) => {
+      refuse = reject;
+    });
+    this.#again.catch(() => {});
+    this.#listener = (signal) => {
+      if (this.signal === undefined) {
+        this.signal = signal;
+        onFirst();
+      } else
+        refuse(new ImageError('interrupted', `${signal} again: the daemon ends without being waited for`));
+    };
+    for (const name of SIGNALS) process.on(name, this.#listener);
+  }
+
+  /** What `work` gives; throws ImageError('interrupted') where a second signal comes first. */
+  unlessAgain<T>(work: Promise<T>): Promise<T> {
+    return Promise.race([work, this.#again]);
+  }
+
+  close(): void {
+    for (const name of SIGNALS) process.off(name, this.#listener);
+  }
 }
 
 /**
@@ -113,9 +147,12 @@ function finalReport(
     child.on('error', (problem) => reject(ImageError.from(problem, 'io', 'the daemon cannot be started')));
     child.on('exit', (code, signal) => {
       if (concluded) return;
-      reject(
-        new ImageError('bug', `the daemon ended before its mount was ready (${signal ?? `code ${code}`})`),
-      );
+      // A terminal sends its Ctrl-C to us both.
+      if (ENDING.has(signal)) reject(new ImageError('interrupted', `${signal}: nothing was mounted`));
+      else
+        reject(
+          new ImageError('bug', `the daemon ended before its mount was ready (${signal ?? `code ${code}`})`),
+        );
     });
   });
 }

@@ -1,11 +1,9 @@
 /** Whose process group and session a daemon is in, and from when on. */
 
-import { spawn } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { isMounted } from '../support/leftovers.ts';
-import { gateOf, isRunning, must, run, TO_MOUNT, until } from '../support/machine.ts';
+import { gateOf, must, run, TO_MOUNT } from '../support/machine.ts';
 import { Stage, VDISK_MOUNT } from '../support/mount.ts';
 
 const gate = gateOf(...TO_MOUNT, 'program: strace', 'package: koffi');
@@ -55,30 +53,4 @@ describe(gate.title('the session of a daemon in the background'), { skip: gate.s
     expect(calls[0]).toContain(`"${mountpoint}"`);
     expect(calls[1]).toMatch(new RegExp(`^${daemon} +setsid\\(\\) += ${daemon}$`));
   });
-
-  // A terminal sends its Ctrl-C to the command, the daemon that comes up and mount(8) at once.
-  for (const when of [30, 90, 150, 250, 400]) {
-    it(`SIGINT to the whole process group after ${when} ms leaves nothing behind`, async () => {
-      const image = stage.makeFile('small.img', new Uint8Array(4096));
-      const mountpoint = stage.makeDirectory('mnt');
-      const pidFile = stage.fresh('daemon.pid');
-      const before = new Set(stage.processes());
-      const command = spawn(VDISK_MOUNT, ['--pid-file', pidFile, image, mountpoint], {
-        detached: true,
-        stdio: 'ignore',
-      });
-      const ended = new Promise<number | NodeJS.Signals | null>((resolve) =>
-        command.on('exit', (status, signal) => resolve(status ?? signal)),
-      );
-      await new Promise((resolve) => setTimeout(resolve, when));
-      if (isRunning(command.pid!)) process.kill(-command.pid!, 'SIGINT');
-      const end = await ended;
-      expect([0, 8, 'SIGINT']).toContain(end);
-      // 0: it was faster.
-      if (end === 0) await must('umount', [mountpoint]);
-      await until('nothing is mounted', () => !isMounted(mountpoint), 5000);
-      await until('no daemon is left', () => stage.processes().every((pid) => before.has(pid)), 5000);
-      expect(existsSync(pidFile)).toBe(false);
-    });
-  }
 });

@@ -4,7 +4,7 @@
  * `mount.fuse3 -o drop_privileges` does ("/dev/fd/N").
  */
 
-import { spawnSync } from 'node:child_process';
+import { type SpawnSyncReturns, spawnSync } from 'node:child_process';
 import { closeSync, existsSync, openSync, statSync, writeFileSync } from 'node:fs';
 import { EBUSY, ENOSYS, ENOTCONN } from '../../base/errno.ts';
 import { ImageError } from '../../base/errors.ts';
@@ -92,8 +92,7 @@ function mountAsRoot(request: MountRequest): MountedDevice {
     // A signal may have ended mount(8) when its work was done.
     if (findMount(request.mountpoint)?.type === MOUNT_TYPE) umount(request.mountpoint, MNT_DETACH);
     closeSync(device);
-    const said = outcome.error?.message ?? outcome.stderr.toString().trim();
-    throw new ImageError('mount', `${request.mountpoint}: mounting failed: ${firstLine(said)}`);
+    throw describeFailure(request, outcome);
   }
   return {
     device,
@@ -153,7 +152,9 @@ function mountAsUser(request: MountRequest): MountedDevice {
   closeSync(theirs);
   if (outcome.status !== 0) {
     closeSync(ours);
-    throw describeUserFailure(request, outcome.error?.message ?? outcome.stderr.toString().trim());
+    if (outcome.signal !== null && findMount(request.mountpoint)?.type === MOUNT_TYPE)
+      unmountAsUser(request.mountpoint, 'lazy');
+    throw describeFailure(request, outcome);
   }
   const device = receiveDescriptor(ours);
   closeSync(ours);
@@ -161,8 +162,14 @@ function mountAsUser(request: MountRequest): MountedDevice {
   return { device, unmount: (how) => unmountAsUser(request.mountpoint, how) };
 }
 
-function describeUserFailure(request: MountRequest, said: string): ImageError {
-  const text = `${request.mountpoint}: mounting failed: ${firstLine(said)}`;
+/** Of mount(8) or fusermount3. A terminal sends its Ctrl-C to them as well. */
+function describeFailure(
+  { mountpoint }: MountRequest,
+  { error, signal, stderr }: SpawnSyncReturns<Buffer>,
+): ImageError {
+  if (signal !== null) return new ImageError('interrupted', `${mountpoint}: ${signal} while mounting`);
+  const said = error?.message ?? stderr.toString().trim();
+  const text = `${mountpoint}: mounting failed: ${firstLine(said)}`;
   if (said.includes('user_allow_other')) {
     return new ImageError('denied', text, {
       hint: 'Add the line "user_allow_other" to /etc/fuse.conf (as root), or leave out -o allow_other.',

@@ -207,13 +207,13 @@ describe(gate.title('a mount in use'), { skip: gate.skip }, () => {
             const started = stage.start([...options, '--pid-file', pidFile, small, mountpoint]);
             await moment(mountpoint);
             started.signal(signal);
-            const end = await started.ended(5000);
+            const end = await started.ended();
             // 0: it was faster (in the foreground: ended cleanly); 8: interrupted, as mount(8) says.
             expect([0, 8, signal]).toContain(end);
             if (end === 0 && options.length === 0) await must('umount', [mountpoint]);
-            await until('nothing is mounted', () => !isMounted(mountpoint), 3000);
+            await until('nothing is mounted', () => !isMounted(mountpoint));
             const users = async (): Promise<string> => (await run('fuser', [small])).stdout.trim();
-            await until('no daemon is left', async () => (await users()) === '', 3000);
+            await until('no daemon is left', async () => (await users()) === '');
             expect(existsSync(pidFile)).toBe(false);
           });
         }

@@ -47,13 +47,25 @@ describe(gate.title('a signal while a mount comes up'), { skip: gate.skip }, () 
       signal(name: NodeJS.Signals, whom?: 'group') {
         if (isRunning(command.pid!)) process.kill(whom === 'group' ? -command.pid! : command.pid!, name);
       },
+      /** The command has done all that it can, and waits for its daemon. */
+      async waits() {
+        let before = -1;
+        await until('the command waits', async () => {
+          await pause(500);
+          const [user, system] = readFileSync(`/proc/${command.pid}/stat`, 'utf8').split(' ').slice(13, 15);
+          const now = Number(user) + Number(system);
+          const rests = now === before;
+          before = now;
+          return rests;
+        });
+      },
       daemon: () =>
         until('there is a daemon', () =>
           others().find((pid) => readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('main.cjs')),
         ),
       async leavesNothing() {
         expect(isMounted(mountpoint)).toBe(false);
-        await until('no daemon is left', () => others().length === 0, 5000);
+        await until('no daemon is left', () => others().length === 0);
         expect(existsSync(pidFile)).toBe(false);
       },
     };
@@ -65,7 +77,7 @@ describe(gate.title('a signal while a mount comes up'), { skip: gate.skip }, () 
     if (end === 0) await must('umount', [begun.mountpoint]);
     // By the signal itself before anything listened to it.
     else expect([INTERRUPTED, 'SIGINT']).toContain(end);
-    await until('the mount has ended', () => end !== 0 || !isMounted(begun.mountpoint), 5000);
+    await until('the mount has ended', () => end !== 0 || !isMounted(begun.mountpoint));
     await begun.leavesNothing();
   }
 
@@ -100,8 +112,7 @@ describe(gate.title('a signal while a mount comes up'), { skip: gate.skip }, () 
     const begun = begin();
     const daemon = await begun.daemon();
     process.kill(daemon, 'SIGSTOP');
-    // As long as it takes to read the command line, and longer.
-    await pause(1000);
+    await begun.waits();
     begun.signal('SIGINT');
     await pause(300);
     expect(begun.said()).toBe('');

@@ -34,6 +34,6 @@ export async function expectRefusal(
 ): Promise<string> {
   const before = stage.processes();
   const said = checkRefusal(await stage.command(args), status, named);
-  await until('no daemon is left', () => stage.processes().every((pid) => before.includes(pid)), 5000);
+  await until('no daemon is left', () => stage.processes().every((pid) => before.includes(pid)));
   return said;
 }

@@ -42,7 +42,7 @@ describe(gate.title('the session of a daemon in the background'), { skip: gate.s
     ];
     const traced = run('strace', [...args, '--', ...command], { limitMs: 60_000 });
     await expect.poll(() => readFileSync(trace, 'utf8'), { timeout: 50_000 }).toContain('setsid()');
-    await expect.poll(() => must('cat', [join(mountpoint, 'disk-1.raw')])).toContain('session');
+    expect(await must('cat', [join(mountpoint, 'disk-1.raw')])).toContain('session');
     const daemon = Number(readFileSync(pidFile, 'utf8'));
     await must('umount', [mountpoint]);
     expect((await traced).status).toBe(0);

@@ -59,6 +59,33 @@ describe(gate.title('a mount of an ordinary user'), { skip: gate.skip }, () => {
     expect(existsSync(pidFile)).toBe(false);
   });
 
+  const traced = gateOf('program: strace');
+  it(traced.title('is not left where a signal ends fusermount3 when its work is done'), {
+    skip: traced.skip,
+  }, async () => {
+    const mountpoint = await mountpointOfUser();
+    const trace = stage.fresh('strace');
+    const calls = ['-e', 'trace=mount,umount2', '-e', 'inject=mount:signal=SIGINT', '-e', 'signal=none'];
+    // Traced by root: otherwise fusermount3 would run without what makes it root.
+    const options = ['-f', '-I', '2', '-qq', '-o', trace, ...calls, '-E', `HOME=${home}`, '--'];
+    const [setpriv, ...identity] = user.args.slice(user.args.indexOf('setpriv'));
+    const ran = await user.runAsRoot('strace', [
+      ...options,
+      setpriv!,
+      ...identity,
+      program,
+      image,
+      mountpoint,
+    ]);
+    expect(ran).toEqual({
+      status: 8,
+      stdout: '',
+      stderr: `vdisk-mount: ${mountpoint}: SIGINT while mounting\n`,
+    });
+    expect(readFileSync(trace, 'utf8')).toMatch(/ mount\(.* = 0/);
+    expect(mountAt(mountpoint)).toBeUndefined();
+  });
+
   const named = gateOf('program: mount.fuse3', 'program: getent');
   it(named.title('is made for them by root, with setuid='), { skip: named.skip }, async () => {
     const mountpoint = await mountpointOfUser();

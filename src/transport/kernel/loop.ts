@@ -76,7 +76,9 @@ export function serve(fd: number, responder: Responder, hooks: LoopHooks): LoopE
       // ENOENT: the request was interrupted before it was read.
       if (length === -ENOENT || length === -EINTR || length === -EAGAIN) continue;
       if (length === -ENODEV) return 'unmounted';
-      if (length === -ECONNABORTED) return 'aborted';
+      // Also where a plain unmount met this read with a request in hand, a release most of the time (fuse_dev_do_read() of the
+      // kernel); from then on no read waits, and only one of a connection that was cut says it again.
+      if (length === -ECONNABORTED) return device.receive() === -ECONNABORTED ? 'aborted' : 'unmounted';
       throw new Error(`reading the FUSE device failed (errno ${-length})`);
     }
     status.begin(request.opcode, request.uniqueLow, request.uniqueHigh, request.node);

@@ -1,15 +1,27 @@
 /** The worker's loop over a pair of sockets in place of the device: a read, a reply, a handler that throws. */
 
 import { closeSync, readSync, writeSync } from 'node:fs';
-import { afterAll, describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it, vi } from 'vitest';
 import { haveSyscalls, socketPair } from '../../../src/source/syscalls.ts';
 import { serve } from '../../../src/transport/kernel/loop.ts';
 import { Responder } from '../../../src/transport/kernel/responder.ts';
 import { makeStatus, WorkerStatus } from '../../../src/transport/kernel/status.ts';
 import { decodeReply, name, type Reply, readIn, request, Trees, u32, u64 } from './support.ts';
 
+/** What reads of the device give, where a test says it; else they are made. */
+let reads: number[] | undefined;
+vi.mock('../../../src/source/syscalls.ts', async (original) => {
+  const real = await original<typeof import('../../../src/source/syscalls.ts')>();
+  const scripted = { addressOf: () => 0, read: () => reads!.shift()! };
+  return { ...real, directIo: () => (reads === undefined ? real.directIo() : scripted) };
+});
+
 const EIO = -5;
 const ENOENT = -2;
+const EINTR = -4;
+const EAGAIN = -11;
+const ENODEV = -19;
+const ECONNABORTED = -103;
 const LOOKUP = 1;
 const FORGET = 2;
 const READ = 15;
@@ -151,19 +163,35 @@ describe.skipIf(without !== '')(`the loop of a worker${without}`, () => {
     expect(served.outgrown).toEqual([2]);
   });
 
+  const hooks = () => ({
+    status: new WorkerStatus(makeStatus(1), 0),
+    failed: () => {},
+    outgrown: () => {},
+    refresh: () => {},
+    trace: undefined,
+  });
+
   it('ends with what the device says that is neither a retry nor an end', () => {
     const pair = socketPair();
     if (typeof pair === 'number') throw new Error(`socketpair: errno ${-pair}`);
     for (const descriptor of pair) closeSync(descriptor);
-    const status = new WorkerStatus(makeStatus(1), 0);
-    const hooks = {
-      status,
-      failed: () => {},
-      outgrown: () => {},
-      refresh: () => {},
-      trace: undefined,
-    };
     const responder = new Responder(trees.fileSystem([]));
-    expect(() => serve(pair[0], responder, hooks)).toThrow(/errno 9/);
+    expect(() => serve(pair[0], responder, hooks())).toThrow(/errno 9/);
+  });
+
+  it.each([
+    ['unmounted', [ENODEV]],
+    ['unmounted', [ENOENT, EINTR, EAGAIN, ENODEV]],
+    // With a request in hand.
+    ['unmounted', [ECONNABORTED, ENODEV]],
+    ['aborted', [ECONNABORTED, ECONNABORTED]],
+  ])('ends %s where reads give %j', (how, given) => {
+    reads = [...given];
+    try {
+      expect(serve(-1, new Responder(trees.fileSystem([])), hooks())).toBe(how);
+      expect(reads).toEqual([]);
+    } finally {
+      reads = undefined;
+    }
   });
 });

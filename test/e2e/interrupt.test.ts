@@ -10,6 +10,15 @@ import { Stage, VDISK_MOUNT } from '../support/mount.ts';
 const INTERRUPTED = 8;
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
+/** Of a process that may be gone. */
+function commandLine(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8');
+  } catch {
+    return '';
+  }
+}
+
 const gate = gateOf(...TO_MOUNT, 'package: koffi');
 
 describe(gate.title('a signal while a mount comes up'), { skip: gate.skip }, () => {
@@ -60,9 +69,7 @@ describe(gate.title('a signal while a mount comes up'), { skip: gate.skip }, () 
         });
       },
       daemon: () =>
-        until('there is a daemon', () =>
-          others().find((pid) => readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('main.cjs')),
-        ),
+        until('there is a daemon', () => others().find((pid) => commandLine(pid).includes('main.cjs'))),
       async leavesNothing() {
         expect(isMounted(mountpoint)).toBe(false);
         await until('no daemon is left', () => others().length === 0);

@@ -23,7 +23,7 @@ export const CONFIG_DOC =
 export const MOUNT_STATUSES = [
   [0, 'mounted'],
   [1, 'usage or permission'],
-  [2, 'system error'],
+  [2, 'system error; of the daemon also: cut off while in use'],
   [4, 'internal bug'],
   [8, 'interrupted'],
   [32, 'mount failure'],

@@ -241,7 +241,9 @@ async function whileMounted(
     manager.ready(`${config.images.join(', ')} on ${config.mountpoint}`, () => mount.isAnswering());
     const end = await mount.ended;
     if (end.how === 'failed') log.error(end.reason);
-    else log.info(`${config.mountpoint}: ${end.how}`);
+    else if (end.how === 'unmounted') log.info(`${config.mountpoint}: unmounted`);
+    else
+      log.warn(`${config.mountpoint}: cut off while in use; what the kernel had yet to write back is lost`);
     return end;
   } catch (problem) {
     mount.unmount('force');

@@ -5,7 +5,7 @@
  */
 
 import { unlinkSync } from 'node:fs';
-import { EBUSY, ENOSYS } from '../base/errno.ts';
+import { EBUSY, EINVAL, ENOSYS } from '../base/errno.ts';
 import { findMount } from '../transport/mountinfo.ts';
 import type { Mount } from '../transport/transport.ts';
 import type { MountConfig } from './config.ts';
@@ -99,10 +99,13 @@ export class Stopper {
       this.#tryUnmount(this.#mount);
       return;
     }
-    this.#log.warn(`${signal} again: ${mountpoint} is cut off from whoever uses it`);
     clearTimeout(this.#timer);
+    const status = this.#mount.unmount('force');
+    const unmounted = status === -EINVAL;
+    const what = unmounted ? 'unmounted; who uses it elsewhere has 5 s' : 'cut off from whoever uses it';
+    this.#log.warn(`${signal} again: ${mountpoint} is ${what}`);
     // Without fusectl an unprivileged daemon cannot cut the connection but by its own end.
-    if (this.#mount.unmount('force') < 0) this.#endProcess();
+    if (status < 0 && !unmounted) this.#endProcess();
     this.#timer = setTimeout(() => this.#endProcess(), FORCE_GRACE_MS);
     this.#timer.unref();
   }
@@ -110,7 +113,8 @@ export class Stopper {
   #tryUnmount(mount: Mount): void {
     const { mountpoint } = this.#config;
     const status = mount.unmount('clean');
-    if (status === 0) return;
+    if (status === -EINVAL) this.#log.info(`${mountpoint}: unmounted; serving goes on until nobody uses it`);
+    if (status === 0 || status === -EINVAL) return;
     if (status === -ENOSYS) {
       this.#log.warn(`${mountpoint}: mounted by somebody else, who has to unmount it; this daemon ends`);
       this.#endProcess();

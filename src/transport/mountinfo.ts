@@ -44,9 +44,14 @@ export function parseMountinfo(text: string): MountEntry[] {
   return entries;
 }
 
-/** What is mounted on top at exactly `mountpoint`, if anything is. */
-export function findMount(mountpoint: string): MountEntry | undefined {
-  return parseMountinfo(readFileSync('/proc/self/mountinfo', 'utf8')).findLast(
+/** What is mounted at exactly `mountpoint`, the topmost last. */
+export function mountsAt(mountpoint: string): MountEntry[] {
+  return parseMountinfo(readFileSync('/proc/self/mountinfo', 'utf8')).filter(
     (entry) => entry.mountpoint === mountpoint,
   );
+}
+
+/** What is mounted on top at exactly `mountpoint`, if anything is. */
+export function findMount(mountpoint: string): MountEntry | undefined {
+  return mountsAt(mountpoint).at(-1);
 }

@@ -38,7 +38,7 @@ export interface TransportLog {
 export type MountEnd =
   /** By umount(8), fusermount3 -u or `unmount`. */
   | { readonly how: 'unmounted' }
-  /** The connection was cut: aborted through sysfs, or by the kernel. */
+  /** The connection was cut while the mount was in use: by us, by umount -f, or through sysfs. */
   | { readonly how: 'aborted' }
   /** The transport itself failed. */
   | {
@@ -71,7 +71,8 @@ export interface Mount {
   /**
    * Asks for the end. 'clean' fails with EBUSY while the mount is in use; 'force' detaches the mount and cuts
    * the connection: whoever still uses it gets errors. Returns 0, and `ended` settles a little later; or -errno.
-   * After -ENOSYS, and where 'force' fails, only the end of the process ends the mount.
+   * -EINVAL: it is not mounted there any more, and `ended` settles when nobody uses it. After -ENOSYS, and where 'force'
+   * fails with another, only the end of the process ends the mount.
    */
   unmount(how: 'clean' | 'force'): number;
   /**

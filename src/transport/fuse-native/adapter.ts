@@ -5,7 +5,7 @@
  * hands its status to the callback.
  */
 
-import { EIO, ENODATA, ERANGE } from '../../base/errno.ts';
+import { EINVAL, EIO, ENODATA, ERANGE } from '../../base/errno.ts';
 import { ImageError } from '../../base/errors.ts';
 import { ROOT_NODE } from '../../fuse/abi.ts';
 import { Attributes } from '../../fuse/attributes.ts';
@@ -13,7 +13,8 @@ import { FileSystem, O_DSYNC } from '../../fuse/filesystem.ts';
 import type { Time } from '../../fuse/times.ts';
 import { hasShared, isWritable } from '../../fuse/tree.ts';
 import { reportOnce } from '../../image/report-once.ts';
-import { unmountPath } from '../kernel/mounter.ts';
+import { MOUNT_TYPE, unmountPath } from '../kernel/mounter.ts';
+import { findMount } from '../mountinfo.ts';
 import type { Mount, MountEnd, MountRequest, Transport, TransportLog } from '../transport.ts';
 import { type Done, loadPackage, type NativeHandlers, type NativeStat } from './binding.ts';
 import { connect, MAX_TEXT_BYTES } from './connection.ts';
@@ -41,18 +42,23 @@ export const fuseNativeTransport: Transport = {
     }
     const native = loadPackage();
     const fs = new FileSystem(request.tree, reportOnce(log.warn), request.threads + 1);
-    const unmount = (how: 'clean' | 'force'): number => unmountPath(mountpoint, how);
+    let forced: MountEnd | undefined;
+    const unmount = (how: 'clean' | 'force'): number => {
+      if (findMount(mountpoint)?.type !== MOUNT_TYPE) return -EINVAL;
+      const status = unmountPath(mountpoint, how);
+      if (status === 0 && how === 'force') forced ??= { how: 'aborted' };
+      return status;
+    };
     const cut = (): void => {
       unmount('force');
     };
     const connection = await connect(native, mountpoint, mountOptions(request), handlersOf(fs, log), cut);
     log.debug('FUSE through libfuse 2, requests are answered by the main thread');
-    let abandoned: MountEnd | undefined;
     const abandon = (reason: string): void => {
-      abandoned = { how: 'failed', reason, abandoned: true };
+      forced = { how: 'failed', reason, abandoned: true };
       cut();
     };
-    const ended = connection.ended.then((end) => abandoned ?? end);
+    const ended = connection.ended.then((end) => forced ?? end);
     // Who asks is the thread that answers.
     return { ended, unmount, abandon, isAnswering: () => true };
   },

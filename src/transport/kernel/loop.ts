@@ -7,8 +7,6 @@ import { REPLY_AT } from './reply.ts';
 import { OPCODES, type Responder } from './responder.ts';
 import type { WorkerStatus } from './status.ts';
 
-export type LoopEnd = 'unmounted' | 'aborted';
-
 export interface LoopHooks {
   readonly status: WorkerStatus;
   /** A handler threw: a defect of this program. The request was answered with EIO. */
@@ -64,7 +62,7 @@ function openDevice(device: number, responder: Responder): Device {
  * Serves requests until the mount ends. Throws only what the device itself says that is neither a retry nor
  * an end.
  */
-export function serve(fd: number, responder: Responder, hooks: LoopHooks): LoopEnd {
+export function serve(fd: number, responder: Responder, hooks: LoopHooks): void {
   const { status, trace } = hooks;
   const { request } = responder;
   const device = openDevice(fd, responder);
@@ -75,10 +73,9 @@ export function serve(fd: number, responder: Responder, hooks: LoopHooks): LoopE
       if (length === -EINTR) hooks.refresh();
       // ENOENT: the request was interrupted before it was read.
       if (length === -ENOENT || length === -EINTR || length === -EAGAIN) continue;
-      if (length === -ENODEV) return 'unmounted';
-      // Also where a plain unmount met this read with a request in hand, a release most of the time (fuse_dev_do_read() of the
-      // kernel); from then on no read waits, and only one of a connection that was cut says it again.
-      if (length === -ECONNABORTED) return device.receive() === -ECONNABORTED ? 'aborted' : 'unmounted';
+      // The second where the end met this read with a request in hand, a release most of the time: fuse_dev_do_read() of the
+      // kernel. Neither says whether it was unmounted or cut.
+      if (length === -ENODEV || length === -ECONNABORTED) return;
       throw new Error(`reading the FUSE device failed (errno ${-length})`);
     }
     status.begin(request.opcode, request.uniqueLow, request.uniqueHigh, request.node);

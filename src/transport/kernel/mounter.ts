@@ -6,11 +6,11 @@
 
 import { type SpawnSyncReturns, spawnSync } from 'node:child_process';
 import { closeSync, existsSync, openSync, statSync, writeFileSync } from 'node:fs';
-import { EBUSY, ENOSYS, ENOTCONN } from '../../base/errno.ts';
+import { EBUSY, EINVAL, ENOSYS, ENOTCONN } from '../../base/errno.ts';
 import { ImageError } from '../../base/errors.ts';
 import { isWritable } from '../../fuse/tree.ts';
 import { receiveDescriptor, socketPair, umount } from '../../source/syscalls.ts';
-import { findMount } from '../mountinfo.ts';
+import { findMount, mountsAt } from '../mountinfo.ts';
 import type { MountRequest } from '../transport.ts';
 
 /** Type shown in the mount table. */
@@ -34,6 +34,11 @@ export interface MountedDevice {
   readonly device: number;
   /** See Mount.unmount. */
   unmount(how: 'clean' | 'force'): number;
+  /**
+   * Takes the mount away as far as it is still there. Says whether it was. Only for who knows that the kernel has the file
+   * system still: of one that is gone, another may have the number.
+   */
+  clear(): boolean;
 }
 
 /** The absolute path of a helper program, or undefined. */
@@ -49,9 +54,27 @@ export function findHelper(...names: string[]): string | undefined {
 export function mountDevice(request: MountRequest): MountedDevice {
   const given = /^\/dev\/fd\/(\d+)$/.exec(request.mountpoint);
   if (given !== null) {
-    return { device: Number(given[1]), unmount: () => -ENOSYS };
+    return { device: Number(given[1]), unmount: () => -ENOSYS, clear: () => false };
   }
-  return process.geteuid?.() === 0 ? mountAsRoot(request) : mountAsUser(request);
+  const { mountpoint } = request;
+  const [device, inTable] =
+    process.geteuid?.() === 0 ? mountAsRoot(request) : ([mountAsUser(request), false] as const);
+  const number = findMount(mountpoint)?.device;
+  /** 0; or -EINVAL where it is not there any more, -EBUSY where something else is mounted over it. */
+  const look = (): number => {
+    const entries = mountsAt(mountpoint);
+    const at = entries.findLastIndex((entry) => entry.type === MOUNT_TYPE && entry.device === number);
+    return at < 0 ? -EINVAL : at < entries.length - 1 ? -EBUSY : 0;
+  };
+  return {
+    device,
+    unmount(how) {
+      const state = look();
+      if (state < 0) return state;
+      return inTable && how === 'clean' ? unmountMarked(mountpoint) : unmountPath(mountpoint, how);
+    },
+    clear: () => look() === 0 && unmountPath(mountpoint, 'lazy') === 0,
+  };
 }
 
 function commonOptions(request: MountRequest): string[] {
@@ -63,7 +86,8 @@ function commonOptions(request: MountRequest): string[] {
   return options;
 }
 
-function mountAsRoot(request: MountRequest): MountedDevice {
+/** Returns the device, and whether the mount is in mount(8)'s own table. */
+function mountAsRoot(request: MountRequest): readonly [device: number, inTable: boolean] {
   let device: number;
   try {
     device = openSync('/dev/fuse', 'r+');
@@ -94,11 +118,7 @@ function mountAsRoot(request: MountRequest): MountedDevice {
     closeSync(device);
     throw describeFailure(request, outcome);
   }
-  return {
-    device,
-    unmount: (how) =>
-      inTable && how === 'clean' ? unmountMarked(request.mountpoint) : unmountAsRoot(request.mountpoint, how),
-  };
+  return [device, inTable];
 }
 
 /** By umount(8), which takes the mark out of its own table as well; it neither looks at the path nor asks our helper. */
@@ -129,7 +149,7 @@ function detach(mountpoint: string, flags: number): number {
   return ran.status === 0 ? 0 : -EBUSY;
 }
 
-function mountAsUser(request: MountRequest): MountedDevice {
+function mountAsUser(request: MountRequest): number {
   const program = findHelper('fusermount3', 'fusermount');
   if (program === undefined) {
     throw new ImageError('mount', 'fusermount3 was not found, and mounting without it needs root', {
@@ -159,7 +179,7 @@ function mountAsUser(request: MountRequest): MountedDevice {
   const device = receiveDescriptor(ours);
   closeSync(ours);
   if (device < 0) throw new ImageError('mount', `fusermount3 sent no descriptor (errno ${-device})`);
-  return { device, unmount: (how) => unmountAsUser(request.mountpoint, how) };
+  return device;
 }
 
 /** Of mount(8) or fusermount3. A terminal sends its Ctrl-C to them as well. */

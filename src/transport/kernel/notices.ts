@@ -58,9 +58,15 @@ export function deletedNotice(name: string, node: number): Uint8Array {
 }
 
 /** The notification that all pages of a node are to be forgotten. */
-export function pagesNotice(node: number): Uint8Array {
+export const pagesNotice = (node: number): Uint8Array => inodeNotice(node, 0n);
+
+/** The notification that the attributes of a node are to be asked for again: its pages stay. Fails where there is no such node. */
+export const attributesNotice = (node: number): Uint8Array => inodeNotice(node, -1n);
+
+/** fuse_reverse_inval_inode() of the kernel: pages are those from `off` on, and with a negative one none. */
+function inodeNotice(node: number, off: bigint): Uint8Array {
   const notice = new Uint8Array(BODY + NotifyInvalInodeOut.size);
   ReplyHeader.encode({ len: notice.length, error: NOTIFY_INVAL_INODE, unique: 0n }, notice);
-  NotifyInvalInodeOut.encode({ ino: BigInt(node), off: 0n, len: 0n }, notice, BODY);
+  NotifyInvalInodeOut.encode({ ino: BigInt(node), off, len: 0n }, notice, BODY);
   return notice;
 }

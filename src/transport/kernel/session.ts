@@ -18,7 +18,7 @@ import { findMount } from '../mountinfo.ts';
 import type { LiveTree, Mount, MountEnd, MountRequest, Transport } from '../transport.ts';
 import { shakeHands } from './handshake.ts';
 import { type MountedDevice, mountDevice } from './mounter.ts';
-import { deletedNotice, forgetNotice, pagesNotice } from './notices.ts';
+import { attributesNotice, deletedNotice, forgetNotice, pagesNotice } from './notices.ts';
 import { PastEnd } from './past-end.ts';
 import { SlowRequests } from './slow.ts';
 import { makeStatus, WorkerStatus } from './status.ts';
@@ -169,7 +169,9 @@ class Session implements Mount, LiveTree {
   }
 
   unmount(how: 'clean' | 'force'): number {
-    return this.#mounted.unmount(how);
+    const status = this.#mounted.unmount(how);
+    if (status === 0 && how === 'force' && this.#end.how === 'unmounted') this.#end = { how: 'aborted' };
+    return status;
   }
 
   isAnswering(): boolean {
@@ -243,10 +245,7 @@ class Session implements Mount, LiveTree {
       } else if (message.kind === 'outgrown') this.#forget(message.node);
       else if (message.kind === 'damage') this.#damaged(message.text);
       else if (message.kind === 'defect') log.error(`internal error, answered with EIO: ${message.text}`);
-      else if (message.kind === 'ended') {
-        done = true;
-        if (message.how === 'aborted') this.#end = { how: 'aborted' };
-      }
+      else if (message.kind === 'ended') done = true;
     });
     worker.on('error', (problem) => {
       fault = problem instanceof Error ? (problem.stack ?? problem.message) : String(problem);
@@ -348,8 +347,21 @@ class Session implements Mount, LiveTree {
     timer.unref();
   }
 
+  /** Whether the kernel still has the file system, also where nobody can use it: a notification says so, and waits for nobody. */
+  #hasRoot(): boolean {
+    try {
+      writeSync(this.#devices[0]!, attributesNotice(ROOT_NODE));
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
   #finish(): void {
     clearInterval(this.#slow);
+    // Somebody else cut it, by umount -f of a mount in use or through sysfs: it is still there, of no use to anybody.
+    if (this.#hasRoot() && this.#mounted.clear() && this.#end.how === 'unmounted')
+      this.#end = { how: 'aborted' };
     for (const device of new Set(this.#devices)) closeSync(device);
     this.#settle(this.#end);
   }

@@ -10,7 +10,7 @@ import { FileSystem } from '../../fuse/filesystem.ts';
 import type { TreeChange, TreeSeed } from '../../fuse/tree.ts';
 import { reportOnce } from '../../image/report-once.ts';
 import { becomeIoFlusher } from '../../source/syscalls.ts';
-import { type LoopEnd, serve } from './loop.ts';
+import { serve } from './loop.ts';
 import { Responder } from './responder.ts';
 import { WorkerStatus } from './status.ts';
 import { threadNumber } from './wait.ts';
@@ -46,7 +46,8 @@ export type WorkerMessage =
   | { readonly kind: 'outgrown'; readonly node: number }
   /** A notification was sent, or could not be. */
   | { readonly kind: 'notified' }
-  | { readonly kind: 'ended'; readonly how: LoopEnd };
+  /** The mount has. */
+  | { readonly kind: 'ended' };
 
 const port = parentPort!;
 const tell = (message: WorkerMessage): void => port.postMessage(message);
@@ -95,14 +96,14 @@ function run(input: WorkerInput): void {
   // Where it is not permitted, the mount's own limit on dirty pages keeps us from the worst.
   if (fs.writable) becomeIoFlusher();
   tell({ kind: 'serving', thread: threadNumber() });
-  const how = serve(input.device, new Responder(fs, input.pastEnd), {
+  serve(input.device, new Responder(fs, input.pastEnd), {
     status,
     failed,
     refresh,
     outgrown: (node) => tell({ kind: 'outgrown', node }),
     trace: input.trace ? (line) => writeSync(2, `[${input.index}] ${line}\n`) : undefined,
   });
-  tell({ kind: 'ended', how });
+  tell({ kind: 'ended' });
 }
 
 port.once('message', (input: WorkerInput | NoticeInput) => {

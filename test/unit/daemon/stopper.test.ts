@@ -39,7 +39,10 @@ describe('signals', () => {
     };
     stopper = new Stopper({ mountpoint: '/nowhere/at/all', pidFile: undefined } as MountConfig, log);
     stopper.watch(mount);
-    return { asked, end: () => end({ how: 'unmounted' }) };
+    const answer = (next: number): void => {
+      status = next;
+    };
+    return { asked, answer, end: () => end({ how: 'unmounted' }) };
   }
 
   it('the first asks for a clean end, the second cuts', () => {
@@ -48,6 +51,33 @@ describe('signals', () => {
     process.emit('SIGTERM');
     expect(asked).toEqual(['clean', 'force']);
     expect(kill).not.toHaveBeenCalled();
+  });
+
+  it('the second does not end a process whose mount is gone a moment later', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    const mount = watched(0);
+    process.emit('SIGINT');
+    mount.answer(-EINVAL);
+    process.emit('SIGTERM');
+    mount.end();
+    await new Promise((resolve) => setImmediate(resolve));
+    vi.advanceTimersByTime(60_000);
+    expect(mount.asked).toEqual(['clean', 'force']);
+    expect(kill).not.toHaveBeenCalled();
+  });
+
+  it('the first does not ask again for what is unmounted already; the second gives who uses it elsewhere 5 s', () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    const { asked } = watched(-EINVAL);
+    process.emit('SIGTERM');
+    vi.advanceTimersByTime(60_000);
+    expect(asked).toEqual(['clean']);
+    process.emit('SIGTERM');
+    expect(said.at(-1)).toContain('is unmounted; who uses it elsewhere has 5 s');
+    vi.advanceTimersByTime(4900);
+    expect(kill).not.toHaveBeenCalled();
+    expect(() => vi.advanceTimersByTime(200)).toThrow('SIGKILL');
+    expect(kill).toHaveBeenCalledWith(process.pid, 'SIGKILL');
   });
 
   it('after the mount has ended, while the images are written out, nothing is cut and nobody is killed', async () => {

@@ -179,19 +179,17 @@ describe.skipIf(without !== '')(`the loop of a worker${without}`, () => {
     expect(() => serve(pair[0], responder, hooks())).toThrow(/errno 9/);
   });
 
-  it.each([
-    ['unmounted', [ENODEV]],
-    ['unmounted', [ENOENT, EINTR, EAGAIN, ENODEV]],
-    // With a request in hand.
-    ['unmounted', [ECONNABORTED, ENODEV]],
-    ['aborted', [ECONNABORTED, ECONNABORTED]],
-  ])('ends %s where reads give %j', (how, given) => {
-    reads = [...given];
-    try {
-      expect(serve(-1, new Responder(trees.fileSystem([])), hooks())).toBe(how);
-      expect(reads).toEqual([]);
-    } finally {
-      reads = undefined;
-    }
-  });
+  // ECONNABORTED: it had a request in hand.
+  it.each([[[ENODEV]], [[ENOENT, EINTR, EAGAIN, ENODEV]], [[ECONNABORTED]]])(
+    'ends where reads give %j',
+    (given) => {
+      reads = [...given];
+      try {
+        serve(-1, new Responder(trees.fileSystem([])), hooks());
+        expect(reads).toEqual([]);
+      } finally {
+        reads = undefined;
+      }
+    },
+  );
 });

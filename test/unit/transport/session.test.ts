@@ -1,7 +1,7 @@
 /** The main thread's side of the kernel transport, over a socket pair and workers that only pretend. */
 
 import { EventEmitter } from 'node:events';
-import { closeSync, readSync } from 'node:fs';
+import { closeSync, openSync, readSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { Members } from '../../../src/fuse/members.ts';
 import type { FileSeed } from '../../../src/fuse/tree.ts';
@@ -27,6 +27,10 @@ class PretendedWorker extends EventEmitter {
 const state = vi.hoisted(() => ({
   device: -1,
   unmounts: [] as string[],
+  /** What unmount gives. */
+  status: 0,
+  /** The mount is there still. */
+  left: false,
   workers: [] as unknown[],
   terminated: [] as unknown[],
 }));
@@ -36,7 +40,12 @@ vi.mock('../../../src/transport/kernel/mounter.ts', () => ({
     device: state.device,
     unmount: (how: string) => {
       state.unmounts.push(how);
-      return 0;
+      return state.status;
+    },
+    clear: () => {
+      const was = state.left;
+      state.left = false;
+      return was;
     },
   }),
 }));
@@ -63,6 +72,8 @@ describe.skipIf(!haveSyscalls())('session (needs koffi: a socket pair stands for
     if (typeof pair === 'number') throw new Error(`socketpair: errno ${-pair}`);
     [kernel, state.device] = pair;
     state.unmounts = [];
+    state.status = 0;
+    state.left = false;
     state.workers = [];
     state.terminated = [];
     errors = [];
@@ -163,7 +174,7 @@ describe.skipIf(!haveSyscalls())('session (needs koffi: a socket pair stands for
     void mount.ended.then(() => {
       ended = true;
     });
-    worker(0).emit('message', { kind: 'ended', how: 'unmounted' });
+    worker(0).emit('message', { kind: 'ended' });
     worker(0).emit('exit', 0);
     await new Promise((resolve) => setImmediate(resolve));
     expect(ended).toBe(false);
@@ -189,7 +200,7 @@ describe.skipIf(!haveSyscalls())('session (needs koffi: a socket pair stands for
     worker(1).emit('message', { kind: 'notified' });
     await new Promise((resolve) => setImmediate(resolve));
     expect(told).toEqual(['name']);
-    worker(0).emit('message', { kind: 'ended', how: 'unmounted' });
+    worker(0).emit('message', { kind: 'ended' });
     worker(0).emit('exit', 0);
     expect(state.terminated).toEqual([]);
     worker(1).emit('message', { kind: 'notified' });
@@ -245,16 +256,41 @@ describe.skipIf(!haveSyscalls())('session (needs koffi: a socket pair stands for
   });
 
   it('ends with its last worker, and does not replace one that ended as it should', async () => {
-    worker(0).emit('message', { kind: 'ended', how: 'unmounted' });
+    worker(0).emit('message', { kind: 'ended' });
     worker(0).emit('exit', 0);
     expect(await mount.ended).toEqual({ how: 'unmounted' });
     expect(state.workers).toHaveLength(1);
     expect(errors).toEqual([]);
   });
 
-  it('says when the connection was cut', async () => {
-    worker(0).emit('message', { kind: 'ended', how: 'aborted' });
+  const end = (): Promise<unknown> => {
+    worker(0).emit('message', { kind: 'ended' });
     worker(0).emit('exit', 0);
-    expect(await mount.ended).toEqual({ how: 'aborted' });
+    return mount.ended;
+  };
+
+  it('says that the connection was cut where its mount is left, and takes that away', async () => {
+    state.left = true;
+    expect(await end()).toEqual({ how: 'aborted' });
+    expect(state.left).toBe(false);
+  });
+
+  it('takes nothing away where the kernel has the file system no more: it may be that of another', async () => {
+    state.left = true;
+    closeSync(kernel);
+    kernel = openSync('/dev/null', 'r');
+    expect(await end()).toEqual({ how: 'unmounted' });
+    expect(state.left).toBe(true);
+  });
+
+  it('says that it cut the connection itself', async () => {
+    expect(mount.unmount('force')).toBe(0);
+    expect(await end()).toEqual({ how: 'aborted' });
+  });
+
+  it('says that it was unmounted where it wanted to cut what was gone', async () => {
+    state.status = -22;
+    expect(mount.unmount('force')).toBe(-22);
+    expect(await end()).toEqual({ how: 'unmounted' });
   });
 });

@@ -16,8 +16,8 @@ const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 /** How often a busy mount is tried again. */
 const RETRY_MS = 500;
-/** How long a cut connection may take to end before the process ends itself. */
-const FORCE_GRACE_MS = 5000;
+/** How long a cut connection may take to end before the process ends itself; and who uses elsewhere what is unmounted. */
+const GRACE_MS = 5000;
 
 export class Stopper {
   readonly #config: MountConfig;
@@ -99,14 +99,24 @@ export class Stopper {
       this.#tryUnmount(this.#mount);
       return;
     }
-    clearTimeout(this.#timer);
     const status = this.#mount.unmount('force');
     const unmounted = status === -EINVAL;
     const what = unmounted ? 'unmounted; who uses it elsewhere has 5 s' : 'cut off from whoever uses it';
     this.#log.warn(`${signal} again: ${mountpoint} is ${what}`);
     // Without fusectl an unprivileged daemon cannot cut the connection but by its own end.
-    if (status < 0 && !unmounted) this.#endProcess();
-    this.#timer = setTimeout(() => this.#endProcess(), FORCE_GRACE_MS);
+    if (status < 0 && !unmounted) this.#stopServing();
+    else this.#inGrace(() => (unmounted ? this.#stopServing() : this.#endProcess()));
+  }
+
+  /** What is mounted is dead from then on. The images are left clean, but where a request never ends. */
+  #stopServing(): void {
+    if (!this.#mount!.stop()) this.#endProcess();
+    this.#inGrace(() => this.#endProcess());
+  }
+
+  #inGrace(act: () => void): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(act, GRACE_MS);
     this.#timer.unref();
   }
 
@@ -117,7 +127,8 @@ export class Stopper {
     if (status === 0 || status === -EINVAL) return;
     if (status === -ENOSYS) {
       this.#log.warn(`${mountpoint}: mounted by somebody else, who has to unmount it; this daemon ends`);
-      this.#endProcess();
+      this.#stopServing();
+      return;
     }
     if (status === -EBUSY) this.#tellWhoHolds();
     else this.#log.error(`${mountpoint}: unmounting failed (errno ${-status})`);

@@ -72,9 +72,14 @@ export interface Mount {
    * Asks for the end. 'clean' fails with EBUSY while the mount is in use; 'force' detaches the mount and cuts
    * the connection: whoever still uses it gets errors. Returns 0, and `ended` settles a little later; or -errno.
    * -EINVAL: it is not mounted there any more, and `ended` settles when nobody uses it. After -ENOSYS, and where 'force'
-   * fails with another, only the end of the process ends the mount.
+   * fails with another, only `stop` or the end of the process ends the mount.
    */
   unmount(how: 'clean' | 'force'): number;
+  /**
+   * Ends serving, wherever it is mounted and whoever uses it: they get errors. `ended` settles when what is being answered
+   * is answered. False where that cannot be done.
+   */
+  stop(): boolean;
   /**
    * Ends a mount whose state in shared memory is not to be trusted: a thread died that may have held locks of the
    * images. Who waits for one of them is ended too. `ended` settles as 'failed' and `abandoned`.

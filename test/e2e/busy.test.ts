@@ -150,6 +150,18 @@ describe(gate.title('a mount in use'), { skip: gate.skip }, () => {
     });
   }
 
+  it('taken away by umount -l, two signals end it while it is used', async () => {
+    const mounted = await stage.foreground(image);
+    const holder = await stage.holdOpen(rawOf(mounted));
+    await must('umount', ['-l', mounted.mountpoint]);
+    mounted.signal('SIGTERM');
+    expect(await holder.ask(`${8 * MIB}`)).toBe(lineAt(8 * MIB));
+    mounted.signal('SIGTERM');
+    expect(await ended(mounted)).toBe(2);
+    expect(await holder.ask(`${16 * MIB}`)).toMatch(/^(ENOTCONN|ECONNABORTED|EIO)$/);
+    await holder.release();
+  });
+
   it('not in use: two signals at once end it as one does, with the image clean', async () => {
     const [disk, source] = [stage.fresh('disk.vhdx'), stage.makeFile('source', 'written'.repeat(1_000_000))];
     await must(VDISK, ['create', disk, '64M']);

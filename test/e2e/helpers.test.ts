@@ -3,11 +3,12 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { gateOf, isRunning, type Ran, run, until } from '../support/machine.ts';
-import { Stage } from '../support/mount.ts';
+import { gateOf, isRunning, must, type Ran, run, until } from '../support/machine.ts';
+import { REPOSITORY, Stage } from '../support/mount.ts';
 import { System, TO_HAVE_A_SYSTEM } from '../support/system.ts';
 
 const gate = gateOf(...TO_HAVE_A_SYSTEM);
+const VDISK = join(REPOSITORY, 'bin', 'vdisk');
 const FINE: Ran = { status: 0, stdout: '', stderr: '' };
 
 describe(gate.title('helpers of mount(8) and umount(8)'), { skip: gate.skip }, () => {
@@ -137,9 +138,13 @@ describe(gate.title('helpers of mount(8) and umount(8)'), { skip: gate.skip }, (
   describe(dropping.title('drop_privileges, which is an option of mount.fuse3'), {
     skip: dropping.skip,
   }, () => {
-    const drop = async (what: string, mountpoint: string): Promise<Ran & { daemon: () => number }> => {
+    const drop = async (
+      what: string,
+      mountpoint: string,
+      access = 'ro',
+    ): Promise<Ran & { daemon: () => number }> => {
       const pid = pidFile();
-      const words = `ro,allow_other,drop_privileges,pid_file=${pid},log-file=${stage.fresh('log')}`;
+      const words = `${access},allow_other,drop_privileges,pid_file=${pid},log-file=${stage.fresh('log')}`;
       const ran = await system.run('mount', ['-t', 'fuse.vdisk-mount', what, mountpoint, '-o', words]);
       return { ...ran, daemon: () => pidIn(pid) };
     };
@@ -167,6 +172,24 @@ describe(gate.title('helpers of mount(8) and umount(8)'), { skip: gate.skip }, (
       expect(await system.run('umount', [mountpoint])).toEqual(FINE);
       await until('the daemon ends', () => !isRunning(next));
       expect(system.mountAt(mountpoint)).toBeUndefined();
+    });
+
+    it('SIGTERM: it may not unmount, but leaves the image clean', async () => {
+      const mountpoint = stage.makeDirectory('mnt');
+      const disk = stage.fresh('disk.vhdx');
+      await must(VDISK, ['create', disk, '16M']);
+      const { daemon, status } = await drop(disk, mountpoint, 'rw');
+      expect(status).toBe(0);
+      const pid = daemon();
+      const write = 'printf %512s written | dd of="$(echo "$1"/*)" conv=notrunc oflag=direct status=none';
+      expect(await system.run('sh', ['-c', write, 'sh', mountpoint])).toEqual(FINE);
+      process.kill(pid, 'SIGTERM');
+      await until('the daemon ends', () => !isRunning(pid));
+      expect(JSON.parse(await must(VDISK, ['check', '--json', disk]))).toMatchObject([{ findings: [] }]);
+      expect(await must('sh', ['-c', '"$1" convert "$2" - | head -c 512', 'sh', VDISK, disk])).toBe(
+        'written'.padStart(512),
+      );
+      expect(await system.run('umount', ['-l', mountpoint])).toMatchObject({ status: 0 });
     });
 
     it('leaves nothing mounted where vdisk-mount fails', async () => {

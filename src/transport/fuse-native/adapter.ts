@@ -60,7 +60,7 @@ export const fuseNativeTransport: Transport = {
     };
     const ended = connection.ended.then((end) => forced ?? end);
     // Who asks is the thread that answers.
-    return { ended, unmount, abandon, isAnswering: () => true };
+    return { ended, unmount, abandon, stop: () => false, isAnswering: () => true };
   },
 };
 

@@ -59,14 +59,14 @@ function openDevice(device: number, responder: Responder): Device {
 }
 
 /**
- * Serves requests until the mount ends. Throws only what the device itself says that is neither a retry nor
+ * Serves requests until the mount ends, or this worker is stopped. Throws only what the device itself says that is neither a retry nor
  * an end.
  */
 export function serve(fd: number, responder: Responder, hooks: LoopHooks): void {
   const { status, trace } = hooks;
   const { request } = responder;
   const device = openDevice(fd, responder);
-  for (;;) {
+  while (!status.isStopped) {
     const length = device.receive();
     if (length < 0) {
       // It was woken.

@@ -174,6 +174,16 @@ class Session implements Mount, LiveTree {
     return status;
   }
 
+  stop(): boolean {
+    const all = this.#devices.map((_, index) => ({ index, status: new WorkerStatus(this.#status, index) }));
+    for (const { status } of all) status.stop();
+    // A signal that came just before the read was for nothing: then it is sent again.
+    const wakeAll = (): boolean => all.map(({ index }) => wake(this.#threads[index])).includes(true);
+    const repeat = setInterval(wakeAll, PASS_MS);
+    void this.ended.then(() => clearInterval(repeat));
+    return wakeAll();
+  }
+
   isAnswering(): boolean {
     const before = this.#seen;
     this.#seen = this.#devices.map((_, index) => new WorkerStatus(this.#status, index).stage);
@@ -333,18 +343,26 @@ class Session implements Mount, LiveTree {
     const reason = `workers died ${this.#replacements} times, the last one of: ${fault}`;
     this.#end = { how: 'failed', reason };
     this.#refuse(new ImageError('bug', reason));
-    this.#mounted.unmount('force');
+    this.#cut();
+  }
+
+  #cut(): void {
+    if (this.#mounted.unmount('force') < 0) this.stop();
   }
 
   abandon(reason: string): void {
     this.#end = { how: 'failed', reason, abandoned: true };
     this.#refuse(new ImageError('bug', reason));
-    this.#mounted.unmount('force');
+    this.#cut();
     // Those that wait for a lock of the dead one never come back to the device.
     const timer = setTimeout(() => {
       for (const worker of this.#workers) void worker.terminate();
     }, ABANDON_MS);
     timer.unref();
+  }
+
+  get #isStopped(): boolean {
+    return new WorkerStatus(this.#status, 0).isStopped;
   }
 
   /** Whether the kernel still has the file system, also where nobody can use it: a notification says so, and waits for nobody. */
@@ -359,9 +377,9 @@ class Session implements Mount, LiveTree {
 
   #finish(): void {
     clearInterval(this.#slow);
-    // Somebody else cut it, by umount -f of a mount in use or through sysfs: it is still there, of no use to anybody.
-    if (this.#hasRoot() && this.#mounted.clear() && this.#end.how === 'unmounted')
-      this.#end = { how: 'aborted' };
+    // Somebody cut it, by umount -f of a mount in use, through sysfs or by `stop`: it is still there, of no use to anybody.
+    const left = this.#hasRoot() && (this.#mounted.clear() || this.#isStopped);
+    if (left && this.#end.how === 'unmounted') this.#end = { how: 'aborted' };
     for (const device of new Set(this.#devices)) closeSync(device);
     this.#settle(this.#end);
   }

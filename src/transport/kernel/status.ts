@@ -1,6 +1,6 @@
 /**
- * What each worker is doing, in shared memory: written by that worker only, read by the main thread, which
- * answers for a worker that died. 64 bytes per worker, so that no two share a cache line.
+ * What each worker is doing, in shared memory: written by that worker only (but for the word that it shall stop), read by the
+ * main thread, which answers for a worker that died. 64 bytes per worker, so that no two share a cache line.
  */
 
 const WORDS = 16;
@@ -11,6 +11,7 @@ const UNIQUE_HIGH = 3;
 const REQUESTS = 4;
 const NODE = 5;
 const GENERATION = 6;
+const STOP = 7;
 
 export function makeStatus(workers: number): SharedArrayBuffer {
   return new SharedArrayBuffer(workers * WORDS * 4);
@@ -65,6 +66,15 @@ export class WorkerStatus {
   /** Whether the worker answers by that generation of the tree or a later one. */
   follows(generation: number): boolean {
     return ((Atomics.load(this.#words, GENERATION) - generation) | 0) >= 0;
+  }
+
+  /** The worker shall end before its next request. */
+  stop(): void {
+    Atomics.store(this.#words, STOP, 1);
+  }
+
+  get isStopped(): boolean {
+    return Atomics.load(this.#words, STOP) !== 0;
   }
 
   /** Names the request that the worker is in, unlike those before it; undefined where it waits for one. */

@@ -1,7 +1,7 @@
 /** What signals do to a mount that pretends. */
 
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { EINVAL } from '../../../src/base/errno.ts';
+import { EINVAL, ENOSYS } from '../../../src/base/errno.ts';
 import type { MountConfig } from '../../../src/daemon/config.ts';
 import type { Log } from '../../../src/daemon/log.ts';
 import { Stopper } from '../../../src/daemon/stopper.ts';
@@ -23,7 +23,7 @@ describe('signals', () => {
     vi.useRealTimers();
   });
 
-  function watched(status: number) {
+  function watched(status: number, stoppable = false) {
     let end: (how: MountEnd) => void = () => {};
     const asked: string[] = [];
     const mount: Mount = {
@@ -32,6 +32,10 @@ describe('signals', () => {
       ended: new Promise((resolve) => {
         end = resolve;
       }),
+      stop: () => {
+        asked.push('stop');
+        return stoppable;
+      },
       unmount: (how) => {
         asked.push(how);
         return status;
@@ -68,16 +72,30 @@ describe('signals', () => {
 
   it('the first does not ask again for what is unmounted already; the second gives who uses it elsewhere 5 s', () => {
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
-    const { asked } = watched(-EINVAL);
+    const { asked } = watched(-EINVAL, true);
     process.emit('SIGTERM');
     vi.advanceTimersByTime(60_000);
     expect(asked).toEqual(['clean']);
     process.emit('SIGTERM');
     expect(said.at(-1)).toContain('is unmounted; who uses it elsewhere has 5 s');
     vi.advanceTimersByTime(4900);
+    expect(asked).toEqual(['clean', 'force']);
+    vi.advanceTimersByTime(200);
+    expect(asked).toEqual(['clean', 'force', 'stop']);
     expect(kill).not.toHaveBeenCalled();
-    expect(() => vi.advanceTimersByTime(200)).toThrow('SIGKILL');
+    // What it is in never ends.
+    expect(() => vi.advanceTimersByTime(5000)).toThrow('SIGKILL');
     expect(kill).toHaveBeenCalledWith(process.pid, 'SIGKILL');
+  });
+
+  it('what somebody else has to unmount is no longer served; the process is ended where that cannot be', () => {
+    const { asked } = watched(-ENOSYS, true);
+    process.emit('SIGTERM');
+    expect(asked).toEqual(['clean', 'stop']);
+    expect(kill).not.toHaveBeenCalled();
+    stopper.close();
+    watched(-ENOSYS, false);
+    expect(() => process.emit('SIGTERM')).toThrow('SIGKILL');
   });
 
   it('after the mount has ended, while the images are written out, nothing is cut and nobody is killed', async () => {

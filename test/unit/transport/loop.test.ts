@@ -171,6 +171,22 @@ describe.skipIf(without !== '')(`the loop of a worker${without}`, () => {
     trace: undefined,
   });
 
+  it('ends when it is stopped, with what it is at answered', () => {
+    const status = new WorkerStatus(makeStatus(1), 0);
+    const responder = new Responder(trees.fileSystem([]));
+    const stopping = { ...hooks(), status, refresh: () => status.stop() };
+    const pair = socketPair() as [number, number];
+    try {
+      writeSync(pair[1], request(STATFS, 1));
+      serve(pair[0], responder, stopping);
+      const reply = Buffer.alloc(1000);
+      expect(decodeReply(reply.subarray(0, readSync(pair[1], reply))).error).toBe(0);
+      expect(status.requests).toBe(1);
+    } finally {
+      for (const descriptor of pair) closeSync(descriptor);
+    }
+  });
+
   it('ends with what the device says that is neither a retry nor an end', () => {
     const pair = socketPair();
     if (typeof pair === 'number') throw new Error(`socketpair: errno ${-pair}`);

@@ -12,6 +12,7 @@ import {
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { age } from '../support/age.ts';
 import { chains, encodeVdi, FREE } from '../support/encoders/vdi.ts';
 import { gateOf, must, run, TO_MOUNT } from '../support/machine.ts';
 import { Stage, VDISK_MOUNT } from '../support/mount.ts';
@@ -35,7 +36,7 @@ describe('evidence on the command line', () => {
     const [child, parent] = ['child.vdi', 'parent.vdi'].map((name) => join(directory, name));
     writeFileSync(child!, sample.file);
     writeFileSync(parent!, sample.parent!.file);
-    for (const path of [child!, parent!]) utimesSync(path, 1_500_000_000, 1_550_000_000);
+    for (const path of [child!, parent!]) age(path);
     return { child: child!, parent: parent!, sample };
   }
 

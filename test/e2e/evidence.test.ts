@@ -17,6 +17,7 @@ import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { EvidenceRecord } from '../../src/evidence/record.ts';
 import { findMount } from '../../src/transport/mountinfo.ts';
+import { age } from '../support/age.ts';
 import { chains } from '../support/encoders/vdi.ts';
 import { samples } from '../support/encoders/vhdx.ts';
 import { isMounted } from '../support/leftovers.ts';
@@ -50,9 +51,6 @@ describe(gate.title('evidence'), { skip: gate.skip }, () => {
   const vdisk = (...args: string[]) => run(join(dirname(VDISK_MOUNT), 'vdisk'), args, { limitMs: 120_000 });
   const parts = (directory: string): string[] =>
     readdirSync(directory).filter((name) => name.endsWith('.part'));
-
-  /** Old, and not read since it was written: reading would set its access time, also where that is lazy. */
-  const age = (path: string): void => utimesSync(path, 1_500_000_000, 1_550_000_000);
 
   /** A dirty VHDX of the tests' own in a directory of its own. */
   function dirty() {

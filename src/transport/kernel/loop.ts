@@ -59,8 +59,8 @@ function openDevice(device: number, responder: Responder): Device {
 }
 
 /**
- * Serves requests until the mount ends, or this worker is stopped. Throws only what the device itself says that is neither a retry nor
- * an end.
+ * Serves requests until the mount ends, or this worker is stopped. Throws only what the device itself says that is
+ * neither a retry nor an end.
  */
 export function serve(fd: number, responder: Responder, hooks: LoopHooks): void {
   const { status, trace } = hooks;

@@ -245,34 +245,4 @@ describe(gate.title('a mount in use'), { skip: gate.skip }, () => {
     expect(await ended(mounted)).toBe(0);
     expect(isMounted(mountpoint)).toBe(false);
   });
-
-  const fuser = gateOf('program: fuser');
-  describe(fuser.title('a signal while it comes up'), { skip: fuser.skip }, () => {
-    const moments: [string, (mountpoint: string) => Promise<unknown>][] = [
-      ['at the start', () => new Promise((resolve) => setTimeout(resolve, 20))],
-      ['once the mount is there', (mountpoint) => until('it is mounted', () => isMounted(mountpoint))],
-    ];
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-      for (const [when, moment] of moments) {
-        for (const options of [[], ['-f']]) {
-          it(`${signal} ${when}${options.length === 0 ? '' : ', with -f'}, leaves nothing behind`, async () => {
-            const small = stage.makeFile('small.img', new Uint8Array(4096));
-            const mountpoint = stage.makeDirectory('mnt');
-            const pidFile = stage.fresh('daemon.pid');
-            const started = stage.start([...options, '--pid-file', pidFile, small, mountpoint]);
-            await moment(mountpoint);
-            started.signal(signal);
-            const end = await started.ended();
-            // 0: it was faster (in the foreground: ended cleanly); 8: interrupted, as mount(8) says.
-            expect([0, 8, signal]).toContain(end);
-            if (end === 0 && options.length === 0) await must('umount', [mountpoint]);
-            await until('nothing is mounted', () => !isMounted(mountpoint));
-            const users = async (): Promise<string> => (await run('fuser', [small])).stdout.trim();
-            await until('no daemon is left', async () => (await users()) === '');
-            expect(existsSync(pidFile)).toBe(false);
-          });
-        }
-      }
-    }
-  });
 });

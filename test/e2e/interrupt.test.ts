@@ -29,12 +29,12 @@ describe(gate.title('a signal while a mount comes up'), { skip: gate.skip }, () 
   afterAll(() => stage?.close());
 
   /** vdisk-mount as a process group of its own, begun by `prefix`. */
-  function begin(...prefix: readonly string[]) {
+  function begin(prefix: readonly string[] = [], options: readonly string[] = []) {
     const mountpoint = stage.makeDirectory('mnt');
     const pidFile = stage.fresh('daemon.pid');
     const image = stage.makeFile('small.img', new Uint8Array(4096));
     const before = new Set(stage.processes());
-    const [program, ...args] = [...prefix, VDISK_MOUNT, '--pid-file', pidFile, image, mountpoint];
+    const [program, ...args] = [...prefix, VDISK_MOUNT, ...options, '--pid-file', pidFile, image, mountpoint];
     const command: ChildProcess = spawn(program!, args, {
       detached: true,
       stdio: ['ignore', 'ignore', 'pipe'],
@@ -79,11 +79,11 @@ describe(gate.title('a signal while a mount comes up'), { skip: gate.skip }, () 
   }
 
   /** It is mounted if the command said so by its exit status, and only then. */
-  async function agrees(begun: ReturnType<typeof begin>): Promise<void> {
+  async function agrees(begun: ReturnType<typeof begin>, name: NodeJS.Signals = 'SIGINT'): Promise<void> {
     const end = await begun.ended;
     if (end === 0) await must('umount', [begun.mountpoint]);
     // By the signal itself before anything listened to it.
-    else expect([INTERRUPTED, 'SIGINT']).toContain(end);
+    else expect([INTERRUPTED, name]).toContain(end);
     await until('the mount has ended', () => end !== 0 || !isMounted(begun.mountpoint));
     await begun.leavesNothing();
   }
@@ -106,6 +106,28 @@ describe(gate.title('a signal while a mount comes up'), { skip: gate.skip }, () 
       await agrees(begun);
     },
   );
+
+  const moments: [string, (mountpoint: string) => Promise<unknown>][] = [
+    ['at the start', () => pause(20)],
+    ['once the mount is there', (mountpoint) => until('it is mounted', () => isMounted(mountpoint))],
+  ];
+  for (const [when, moment] of moments) {
+    it.each(['SIGINT', 'SIGTERM'] as const)(`%s to the command ${when}`, async (name) => {
+      const begun = begin();
+      await moment(begun.mountpoint);
+      begun.signal(name);
+      await agrees(begun, name);
+    });
+
+    it.each(['SIGINT', 'SIGTERM'] as const)(`%s ${when}, with -f`, async (name) => {
+      const begun = begin([], ['-f']);
+      await moment(begun.mountpoint);
+      begun.signal(name);
+      // 0: it had begun, and was unmounted.
+      expect([0, INTERRUPTED, name]).toContain(await begun.ended);
+      await begun.leavesNothing();
+    });
+  }
 
   it.each(['SIGINT', 'SIGTERM'] as const)('%s that the daemon gets before it listens', async (name) => {
     const begun = begin();
@@ -134,7 +156,7 @@ describe(gate.title('a signal while a mount comes up'), { skip: gate.skip }, () 
   it(traced.title('mount(8) that a signal ends when its work is done'), { skip: traced.skip }, async () => {
     const trace = stage.fresh('strace');
     const calls = ['-e', 'trace=mount', '-e', 'inject=mount:signal=SIGINT', '-e', 'signal=none'];
-    const begun = begin(findProgram('strace')!, '-f', '-I', '2', '-qq', '-o', trace, ...calls, '--');
+    const begun = begin([findProgram('strace')!, '-f', '-I', '2', '-qq', '-o', trace, ...calls, '--']);
     expect(await begun.ended).toBe(INTERRUPTED);
     expect(readFileSync(trace, 'utf8')).toMatch(/ mount\(.* = 0/);
     expect(begun.said()).toBe(`vdisk-mount: ${begun.mountpoint}: SIGINT while mounting\n`);

@@ -3,22 +3,21 @@
  * last of them is done. The main thread never reads the device after INIT.
  */
 
-import { closeSync, openSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, writeFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Worker } from 'node:worker_threads';
-import { EIO } from '../../base/errno.ts';
 import { ImageError } from '../../base/errors.ts';
-import { DEVICE_CLONE, ReplyHeader, ROOT_NODE } from '../../fuse/abi.ts';
+import { ROOT_NODE } from '../../fuse/abi.ts';
 import { Members } from '../../fuse/members.ts';
 import { isWritable, namesOf, type TreeChange } from '../../fuse/tree.ts';
 import type { Report } from '../../image/driver.ts';
 import { reportOnce } from '../../image/report-once.ts';
-import { ioctlWord } from '../../source/syscalls.ts';
 import { findMount } from '../mountinfo.ts';
 import type { LiveTree, Mount, MountEnd, MountRequest, Transport } from '../transport.ts';
+import { answerFailure, cloneDevice, hasFileSystem } from './device.ts';
 import { shakeHands } from './handshake.ts';
 import { type MountedDevice, mountDevice } from './mounter.ts';
-import { attributesNotice, deletedNotice, forgetNotice, pagesNotice } from './notices.ts';
+import { deletedNotice, forgetNotice, pagesNotice } from './notices.ts';
 import { PastEnd } from './past-end.ts';
 import { SlowRequests } from './slow.ts';
 import { makeStatus, WorkerStatus } from './status.ts';
@@ -110,6 +109,8 @@ class Session implements Mount, LiveTree {
   readonly #mounted: MountedDevice;
   readonly #request: MountRequest;
   readonly #status: SharedArrayBuffer;
+  /** Of each worker; one that takes another's place goes on with its. */
+  readonly #statuses: readonly WorkerStatus[];
   readonly #pastEnd: SharedArrayBuffer;
   readonly #members: Members;
   /** What has changed since the tree was made: workers that are started later get it first. */
@@ -137,6 +138,7 @@ class Session implements Mount, LiveTree {
     this.#mounted = mounted;
     this.#request = request;
     this.#status = makeStatus(request.threads);
+    this.#statuses = Array.from({ length: request.threads }, (_, at) => new WorkerStatus(this.#status, at));
     this.#members = new Members(request.tree.members);
     this.#pastEnd = PastEnd.seed(this.#members.capacity);
     // The root has no name.
@@ -160,8 +162,8 @@ class Session implements Mount, LiveTree {
 
   #watchSlow(): NodeJS.Timeout {
     const { log, mountpoint } = this.#request;
-    const workers = this.#devices.map((_, index) => ({
-      status: new WorkerStatus(this.#status, index),
+    const workers = this.#statuses.map((status, index) => ({
+      status,
       wait: () => waitOf(this.#threads[index]),
     }));
     const slow = new SlowRequests(workers, SLOW_MS, (node) => this.#names.get(node) ?? mountpoint, log.warn);
@@ -175,18 +177,22 @@ class Session implements Mount, LiveTree {
   }
 
   stop(): boolean {
-    const all = this.#devices.map((_, index) => ({ index, status: new WorkerStatus(this.#status, index) }));
-    for (const { status } of all) status.stop();
-    // A signal that came just before the read was for nothing: then it is sent again.
-    const wakeAll = (): boolean => all.map(({ index }) => wake(this.#threads[index])).includes(true);
-    const repeat = setInterval(wakeAll, PASS_MS);
-    void this.ended.then(() => clearInterval(repeat));
-    return wakeAll();
+    const all = [...this.#statuses.keys()];
+    if (!this.#isStopped) {
+      const repeat = setInterval(() => this.#wake(all), PASS_MS);
+      void this.ended.then(() => clearInterval(repeat));
+    }
+    for (const status of this.#statuses) status.stop();
+    return this.#wake(all);
+  }
+
+  get #isStopped(): boolean {
+    return this.#statuses[0]!.isStopped;
   }
 
   isAnswering(): boolean {
     const before = this.#seen;
-    this.#seen = this.#devices.map((_, index) => new WorkerStatus(this.#status, index).stage);
+    this.#seen = this.#statuses.map(({ stage }) => stage);
     return this.#seen.some((stage, index) => stage === undefined || stage !== before[index]);
   }
 
@@ -213,16 +219,24 @@ class Session implements Mount, LiveTree {
    * would keep what has left until somebody reads, and the messages of all that came and went meanwhile.
    */
   async #followed(generation: number): Promise<void> {
-    const all = this.#devices.map((_, index) => ({ index, status: new WorkerStatus(this.#status, index) }));
     while (this.#workers.size > 0) {
-      const behind = all.filter(({ status }) => !status.follows(generation));
-      const idle = behind.filter(({ status }) => !status.isBusy);
-      // A signal that came just before the read was for nothing: then it is sent again.
-      const woken = idle.filter(({ index }) => wake(this.#threads[index]));
+      const behind = [...this.#statuses.keys()].filter(
+        (index) => !this.#statuses[index]!.follows(generation),
+      );
       // One that cannot be woken follows before it answers anything.
-      if (behind.length === 0 || (woken.length === 0 && idle.length === behind.length)) return;
+      if (behind.length === 0 || !this.#wake(behind)) return;
       await delay(PASS_MS);
     }
+  }
+
+  /**
+   * Wakes those of these workers that wait for requests. To be called again until they have done what they are woken for: a
+   * signal that comes just before the read is for nothing. False where none can be woken, and none will come to it by itself.
+   */
+  #wake(workers: readonly number[]): boolean {
+    const idle = workers.filter((index) => !this.#statuses[index]!.isBusy);
+    const woken = idle.filter((index) => wake(this.#threads[index]));
+    return woken.length > 0 || idle.length < workers.length;
   }
 
   async forgetName(name: string, node: number): Promise<void> {
@@ -324,7 +338,7 @@ class Session implements Mount, LiveTree {
   /** Answers for a worker that died, and puts another in its place. */
   #replace(index: number, fault: string): void {
     const { log } = this.#request;
-    const status = new WorkerStatus(this.#status, index);
+    const status = this.#statuses[index]!;
     const left = status.unanswered();
     log.error(`worker ${index} died: ${fault}`);
     if (left !== undefined) {
@@ -361,24 +375,10 @@ class Session implements Mount, LiveTree {
     timer.unref();
   }
 
-  get #isStopped(): boolean {
-    return new WorkerStatus(this.#status, 0).isStopped;
-  }
-
-  /** Whether the kernel still has the file system, also where nobody can use it: a notification says so, and waits for nobody. */
-  #hasRoot(): boolean {
-    try {
-      writeSync(this.#devices[0]!, attributesNotice(ROOT_NODE));
-      return true;
-    } catch {
-      return false;
-    }
-  }
-
   #finish(): void {
     clearInterval(this.#slow);
     // Somebody cut it, by umount -f of a mount in use, through sysfs or by `stop`: it is still there, of no use to anybody.
-    const left = this.#hasRoot() && (this.#mounted.clear() || this.#isStopped);
+    const left = hasFileSystem(this.#devices[0]!) && (this.#mounted.clear() || this.#isStopped);
     if (left && this.#end.how === 'unmounted') this.#end = { how: 'aborted' };
     for (const device of new Set(this.#devices)) closeSync(device);
     this.#settle(this.#end);
@@ -393,30 +393,4 @@ function following(changes: readonly TreeChange[], change: TreeChange): TreeChan
   const slots = change.slots.filter((slot) => !joined(slot));
   const kept = changes.filter((one) => one.kind !== 'join' || !change.slots.includes(one.slot));
   return slots.length === 0 ? kept : [...kept, { kind: 'leave', slots }];
-}
-
-/** Another descriptor of the same connection, with a queue of its own; the same one where that is not to be had. */
-function cloneDevice(device: number): number {
-  let clone: number;
-  try {
-    clone = openSync('/dev/fuse', 'r+');
-  } catch {
-    return device;
-  }
-  if (ioctlWord(clone, DEVICE_CLONE, device) === 0) return clone;
-  closeSync(clone);
-  return device;
-}
-
-function answerFailure(device: number, low: number, high: number): void {
-  const reply = Buffer.alloc(ReplyHeader.size);
-  reply.writeUInt32LE(reply.length, ReplyHeader.at.len);
-  reply.writeInt32LE(-EIO, ReplyHeader.at.error);
-  reply.writeUInt32LE(low, ReplyHeader.at.unique);
-  reply.writeUInt32LE(high, ReplyHeader.at.unique + 4);
-  try {
-    writeSync(device, reply);
-  } catch {
-    // The caller is gone: nobody waits for it.
-  }
 }

@@ -150,6 +150,17 @@ describe(gate.title('a mount in use'), { skip: gate.skip }, () => {
     });
   }
 
+  it('with something mounted over it, waits until that is gone, and takes nothing away', async () => {
+    const mounted = await stage.foreground(image);
+    await must('mount', ['-t', 'tmpfs', 'over', mounted.mountpoint]);
+    mounted.signal('SIGTERM');
+    await until('it says that it is in use', () => warnings(mounted)[0]);
+    expect(findMount(mounted.mountpoint)).toMatchObject({ type: 'tmpfs', source: 'over' });
+    await must('umount', [mounted.mountpoint]);
+    expect(await ended(mounted)).toBe(0);
+    expect(isMounted(mounted.mountpoint)).toBe(false);
+  });
+
   it('taken away by umount -l, two signals end it while it is used', async () => {
     const mounted = await stage.foreground(image);
     const holder = await stage.holdOpen(rawOf(mounted));

@@ -137,6 +137,24 @@ describe(gate.title('a signal while a mount comes up'), { skip: gate.skip }, () 
     await begun.leavesNothing();
   });
 
+  it('SIGINT that comes together with the word that the mount is there: it is waited for until that has ended', async () => {
+    const begun = begin();
+    const daemon = await begun.daemon();
+    process.kill(daemon, 'SIGSTOP');
+    await begun.waits();
+    begun.signal('SIGSTOP');
+    process.kill(daemon, 'SIGCONT');
+    await until('the mount is there', () => existsSync(begun.pidFile));
+    await pause(200);
+    process.kill(daemon, 'SIGSTOP');
+    begun.signal('SIGINT');
+    begun.signal('SIGCONT');
+    expect(await Promise.race([begun.ended, pause(500)])).toBe(undefined);
+    process.kill(daemon, 'SIGCONT');
+    expect(await begun.ended).toBe(INTERRUPTED);
+    await begun.leavesNothing();
+  });
+
   it('the second is not for waiting: the command ends, and the daemon as soon as it can', async () => {
     const begun = begin();
     const daemon = await begun.daemon();

@@ -174,8 +174,19 @@ describe.skipIf(without !== '')(`the loop of a worker${without}`, () => {
   it('ends when it is stopped, with what it is at answered', () => {
     const status = new WorkerStatus(makeStatus(1), 0);
     const responder = new Responder(trees.fileSystem([]));
-    const stopping = { ...hooks(), status, refresh: () => status.stop() };
     const pair = socketPair() as [number, number];
+    const stopping = {
+      ...hooks(),
+      status,
+      refresh: () => {
+        if (status.isStopped) throw new Error('it went on');
+        status.stop();
+        writeSync(pair[1], request(STATFS, 1));
+      },
+      failed: (problem: unknown) => {
+        throw problem;
+      },
+    };
     try {
       writeSync(pair[1], request(STATFS, 1));
       serve(pair[0], responder, stopping);
